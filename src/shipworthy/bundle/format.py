@@ -1,0 +1,247 @@
+"""The data-only format of a payload, a release, a deployment and an access file.
+
+All are JSON; the model is ONNX. A directory `payload/` holds `manifest.json` and the files that it names;
+a bundle directory holds `release.json` (a signed statement) beside its payload.
+"""
+
+from typing import Literal
+
+import msgspec
+
+PAYLOAD_FILES = ("model.onnx", "schema.json", "policy.json", "baselines.json")
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+RELEASE_TYPE = "https://shipworthy.dev/release/v1"
+STATEMENT_MEDIA = "application/vnd.in-toto+json"
+DEPLOYMENT_MEDIA = "application/vnd.shipworthy.deployment+json"
+ACCESS_MEDIA = "application/vnd.shipworthy.access+json"
+
+Kind = Literal["float", "int", "bool", "category", "text", "datetime"]
+Task = Literal["binary", "multiclass", "regression"]
+Outside = Literal["reject", "clip", "missing", "review"]
+
+
+class FeatureField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One feature as the server validates it."""
+
+    name: str
+    kind: Kind
+    unit: str | None = None
+    low: float | None = None  # both bounds allowed values
+    high: float | None = None
+    outside: Outside = "reject"
+    values: tuple[str, ...] | None = None  # a category's; the model sees the index as float32
+    unknown: Literal["reject", "missing", "review"] = "reject"
+    missing: Literal["reject", "allow"] = "reject"
+
+
+class ContextField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One context column: recorded, never a model input."""
+
+    name: str
+    kind: Kind
+    role: Literal["key", "subject", "time", "protected", "slice"]
+    values: tuple[str, ...] | None = None
+    required: bool = False
+
+
+class DerivedField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One derived column: an expression over features and earlier derived columns."""
+
+    name: str
+    kind: Literal["float", "int", "bool"]
+    expression: str
+    low: float | None = None
+    high: float | None = None
+    outside: Outside = "missing"
+
+
+class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`schema.json`: what a request looks like and how it becomes the model's row."""
+
+    system: str
+    features: tuple[FeatureField, ...]
+    context: tuple[ContextField, ...]
+    derived: tuple[DerivedField, ...]
+    columns: tuple[str, ...]  # model inputs in order; float32, missing is NaN, bool is 0/1
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the model's probabilities become calibrated ones.
+
+    binary: p' = sigmoid(slope * logit(p) + offset), p of the positive class. multiclass: log p is divided
+    by `temperature` and normalised again. Regression: unused.
+    """
+
+    slope: float = 1.0
+    offset: float = 0.0
+    temperature: float = 1.0
+
+
+class Intervals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Regression: conformal half-widths by bin of the prediction.
+
+    Bin i holds predictions in [edges[i-1], edges[i]); there is one more half-width than edges.
+    `confidences[i]` is the share of past cases with a wider interval than bin i's.
+    """
+
+    coverage: float
+    edges: tuple[float, ...]
+    half_widths: tuple[float, ...]
+    confidences: tuple[float, ...]
+
+
+class FallbackRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When `condition` holds for a row's features, context and derived columns, `action` is answered."""
+
+    condition: str
+    action: str
+
+
+class ActionBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Regression: `action` for predictions below `below` (None: all the rest)."""
+
+    action: str
+    below: float | None = None
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`policy.json`: from the model's output to an answer."""
+
+    task: Task
+    classes: tuple[str, ...] = ()  # in the order of the model's probability columns
+    positive: str | None = None  # binary
+    actions: dict[str, str] = {}  # class -> action; empty: the class or number itself
+    bands: tuple[ActionBand, ...] = ()
+    threshold: float | None = None  # binary: on the calibrated probability of `positive`
+    calibration: Calibration = Calibration()
+    intervals: Intervals | None = None
+    review_below: float | None = None  # confidence under which an answer is handled by review
+    review_answer: str | None = None
+    fallback_rules: tuple[FallbackRule, ...] = ()
+    fallback_otherwise: str | float
+    timeout_s: float
+    reasons: int = 0  # how many reasons an answer may carry
+    durability: Literal["sync", "async", "off"] = "sync"
+    when_full: Literal["refuse", "spool", "drop"] = "refuse"
+    workers: int = 1
+
+
+class ColumnBaseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one model input was distributed in training rows."""
+
+    name: str
+    rows: int
+    missing: int
+    reference: float | None  # median of a number, most frequent code of a category: what reasons set
+    mean: float | None = None
+    sd: float | None = None
+    edges: tuple[float, ...] = ()  # of the histogram, ascending
+    counts: tuple[int, ...] = ()  # len(edges) + 1 bins, the outer ones open; or one per category code
+
+
+class Baselines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`baselines.json`: the distributions that monitors compare with."""
+
+    columns: tuple[ColumnBaseline, ...]
+    score_edges: tuple[float, ...] = ()
+    score_counts: tuple[int, ...] = ()
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Digest and size of one file."""
+
+    digest: str
+    size_bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`manifest.json` of a payload; its digest is the payload's digest."""
+
+    format: Literal[1] = 1
+    system: str
+    task: Task
+    files: dict[str, FileEntry]
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a statement is about, in in-toto's words."""
+
+    name: str
+    digest: dict[str, str]  # {"sha256": hexadecimal}
+
+
+class ReleasePredicate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a release binds together; every digest as `sha256:…`."""
+
+    system: str
+    version: int
+    payload: str  # digest of the payload's manifest.json
+    contract: str
+    code: str  # training entry file
+    snapshot: str
+    run: str  # run id
+    verdicts: str
+    card: str
+    bill_of_materials: str
+    author: str
+    created: str  # RFC 3339, UTC
+
+
+class ReleaseStatement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The in-toto statement that `ship` signs."""
+
+    type: str = msgspec.field(name="_type", default=STATEMENT_TYPE)
+    subject: tuple[Subject, ...]
+    predicate_type: str = msgspec.field(name="predicateType", default=RELEASE_TYPE)
+    predicate: ReleasePredicate
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One signature of an envelope."""
+
+    keyid: str
+    sig: str  # base64
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A DSSE envelope (github.com/secure-systems-lab/dsse)."""
+
+    payload_type: str = msgspec.field(name="payloadType")
+    payload: str  # base64
+    signatures: tuple[Signature, ...]
+
+
+class DeployedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One release's place in a deployment."""
+
+    release: str  # `mortgage-approval:7`
+    digest: str  # of release.json; names the bundle directory
+    payload: str
+    share: float  # of traffic; all shares sum to 1
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which releases answer in an environment, inside a signed envelope."""
+
+    system: str
+    environment: str
+    generation: int
+    salt: str
+    releases: tuple[DeployedRelease, ...]
+
+
+class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One token that the data plane accepts."""
+
+    name: str
+    hash: str  # hexadecimal SHA-256 of the token
+    scopes: tuple[str, ...]  # `predict:SYSTEM`
+    expires: float | None  # Unix seconds
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may call the data plane of an environment, inside a signed envelope."""
+
+    environment: str
+    generation: int
+    tokens: tuple[AccessToken, ...]

@@ -1,0 +1,3 @@
+"""Where heavy work runs: this machine's processes."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Pure decisions on evidence."""
+
+__all__: list[str] = []

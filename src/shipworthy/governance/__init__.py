@@ -1,0 +1,3 @@
+"""From the ledger to cards and reports."""
+
+__all__: list[str] = []

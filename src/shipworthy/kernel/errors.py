@@ -1,0 +1,141 @@
+"""Every error of the product, in one tree.
+
+A message says what is wrong, where, the value seen, and what to do. Each class has a stable `code`; the
+faces alone turn a code into an exit status or an HTTP status.
+"""
+
+from dataclasses import dataclass
+
+
+class ShipworthyError(Exception):
+    """Root of the tree. Never raised itself."""
+
+    code = "internal"
+
+
+class InternalError(ShipworthyError, RuntimeError):
+    """Our own fault: a state that the code promises cannot happen."""
+
+    code = "internal"
+
+
+class UsageError(ShipworthyError, ValueError):
+    """A command, option or argument that makes no sense."""
+
+    code = "usage"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a contract, with all that is needed to mend it."""
+
+    file: str
+    line: int  # from 1
+    column: int  # from 1
+    key: str  # dotted path, such as `features.income.range`
+    message: str  # what is wrong, the value seen, what was expected, a "did you mean"
+
+    def __str__(self) -> str:
+        """`file:line:column: key: message`."""
+        key = f"{self.key}: " if self.key else ""
+        return f"{self.file}:{self.line}:{self.column}: {key}{self.message}"
+
+
+class ContractError(ShipworthyError, ValueError):
+    """The contract cannot be accepted; carries every problem found, in file order."""
+
+    code = "contract"
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class ExpressionError(ShipworthyError, ValueError):
+    """An expression that does not parse, names an unknown column, or mixes types."""
+
+    code = "expression"
+
+
+class SourceError(ShipworthyError, ValueError):
+    """A source that cannot be read: missing, empty, malformed, unreachable."""
+
+    code = "source"
+
+
+class DataError(ShipworthyError, ValueError):
+    """Rows that were read but cannot be accepted as a batch."""
+
+    code = "data"
+
+
+class TrainingError(ShipworthyError, RuntimeError):
+    """The user's training code raised, hung, or returned something unusable."""
+
+    code = "training"
+
+
+class ConversionError(ShipworthyError, ValueError):
+    """A fitted model that cannot become a servable one, or not with the same answers."""
+
+    code = "conversion"
+
+
+class EvidenceError(ShipworthyError, ValueError):
+    """Numbers handed to a gate or a statistic that it cannot judge."""
+
+    code = "evidence"
+
+
+class RefusedError(ShipworthyError):
+    """A gate, rule or approval said no; says which and why."""
+
+    code = "refused"
+
+
+class IntegrityError(ShipworthyError, ValueError):
+    """Tampering or corruption: a digest, signature or sequence that does not hold."""
+
+    code = "integrity"
+
+
+class AccessError(ShipworthyError, PermissionError):
+    """The principal may not do this."""
+
+    code = "access"
+
+
+class ConflictError(ShipworthyError):
+    """Somebody else holds or changed what this act needs."""
+
+    code = "conflict"
+
+
+class NotFoundError(ShipworthyError, LookupError):
+    """A release, record, snapshot or file of that name does not exist."""
+
+    code = "not_found"
+
+
+class StorageError(ShipworthyError, OSError):
+    """The disk or database refused: read-only, full, unreachable."""
+
+    code = "storage"
+
+
+class MissingExtraError(ShipworthyError, ImportError):
+    """An optional package is not installed; says which extra brings it."""
+
+    code = "missing_extra"
+
+
+class RequestError(ShipworthyError, ValueError):
+    """A caller's request that cannot be answered as it stands."""
+
+    code = "request"
+
+
+class UnavailableError(ShipworthyError, ConnectionError):
+    """A server that does not answer, or answers that it cannot."""
+
+    code = "unavailable"

@@ -1,0 +1,3 @@
+"""The only durable state about decisions: events in a Merkle log, artefact store, projections in SQL."""
+
+__all__: list[str] = []

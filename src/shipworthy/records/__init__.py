@@ -1,0 +1,3 @@
+"""The durable log of predictions and outcomes."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""The stories that cross rooms."""
+
+__all__: list[str] = []
