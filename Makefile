@@ -1,0 +1,45 @@
+# One environment for every task; what is installed already is not installed again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench soak docs clean
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Shipworthy needs Python 3.11 or newer; run: make PYTHON=python3.11 …"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m pip install --quiet virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
+
+$(VENV)/.standard: pyproject.toml | $(BIN)/python
+	@echo "Installing Shipworthy into $(VENV) (once; about a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[standard,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.standard
+	@echo "Installing the tools of the tests into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[standard,demo,dev]'
+	@touch $@
+
+demo: $(VENV)/.standard ## real flights from a CSV to a guarded answer
+	@$(BIN)/shipworthy demo flights
+
+test: $(VENV)/.dev ## every behaviour, each fault with few repetitions
+	@$(BIN)/pytest
+
+check: $(VENV)/.dev ## format, lint, types, import rules, docs
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/mypy
+	@$(BIN)/pytest tests/docs
+
+bench: $(VENV)/.dev ## ratios, side by side in one run
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+soak: $(VENV)/.dev ## the long repetitions; resumes, and writes docs/evidence/
+	@$(BIN)/python tests/soak.py
+
+docs: $(VENV)/.dev ## writes the generated reference
+	@$(BIN)/python -m shipworthy.contract.reference > docs/contract.md
+
+clean: ## removes what was built, not what was shipped
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-flights
