@@ -1,3 +1,3 @@
 """Keys, signing, tokens, who may do what. Loads nothing unaudited."""
 
-__all__: list[str] = []
+__all__ = ["keys", "signing", "tokens"]
