@@ -1,3 +1,3 @@
 """The command line: one file for each group of commands, loaded when called."""
 
-__all__: list[str] = []
+__all__ = ["main", "options", "show"]

@@ -1,0 +1,33 @@
+"""`shipworthy init`: a working contract and train.py for a CSV."""
+
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from shipworthy.faces.cli.show import Face
+from shipworthy.workflows.init import init as write_project
+
+
+@click.command("init")
+@click.argument("directory", metavar="DIR")
+@click.option("--data", "data", multiple=True, required=True, metavar="FILE", help="CSV, JSONL or Parquet.")
+@click.option("--target", required=True, metavar="COL", help="The column to predict.")
+@click.option("--time", "time", metavar="COL", help="When each row happened.")
+@click.option("--key", "key", metavar="COL", help="What names a row.")
+@click.option("--protected", default="", metavar="COLS", help="Protected columns, separated by commas.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def init(
+    directory: str, data: tuple[str, ...], target: str, time: str | None, key: str | None, protected: str, as_json: bool
+) -> int:
+    """Write a working contract and a train.py for the data, and list what to review. Never asks."""
+    face = Face(as_json)
+    columns = tuple(name.strip() for name in protected.split(",") if name.strip())
+    report = write_project(Path(directory), [Path(file) for file in data], target, time, key, columns)
+    face.result(report.to_json())
+    if as_json:
+        return 0
+    for line in report.lines():
+        face.say(escape(line))
+    face.say(f"\nNext: read {directory}/shipworthy.yaml, then run: shipworthy ship --project {directory}")
+    return 0

@@ -1,0 +1,78 @@
+"""How results are shown: one JSON document for machines, or words and tables for people."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from shipworthy.kernel.errors import ContractError
+
+OUTCOME_STYLES = {"pass": "green", "fail": "bold red", "insufficient": "yellow", "not applicable": "dim"}
+
+
+class Face:
+    """Where a command's words go: messages to stderr, results to stdout; `--json` makes stdout one document."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str = "") -> None:
+        """A line for people; on stderr when stdout belongs to JSON."""
+        (self.err if self.as_json else self.out).print(text)
+
+    def note(self, text: str) -> None:
+        """A line of progress, on stderr."""
+        self.err.print(text, style="dim")
+
+    def result(self, document: Mapping[str, Any]) -> None:
+        """The machine's answer; nothing without `--json`."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str | None = None) -> None:
+        """A table for people."""
+        table = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for row in rows:
+            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        console = Console(highlight=False, stderr=self.as_json, width=max(100, self.out.width))
+        console.print(table)
+
+    def error(self, code: str, message: str) -> None:
+        """An error, for both."""
+        self.result({"error": {"code": code, "message": message}})
+        self.err.print(f"[bold red]error:[/] {escape(message)}")
+
+    def contract_error(self, error: ContractError) -> None:
+        """Every problem of a contract, a line each."""
+        problems = [
+            {"file": p.file, "line": p.line, "column": p.column, "key": p.key, "message": p.message}
+            for p in error.problems
+        ]
+        self.result({"error": {"code": error.code, "message": str(error), "problems": problems}})
+        for problem in error.problems:
+            place = f"{problem.file}:{problem.line}:{problem.column}:"
+            key = f" [bold]{escape(problem.key)}[/]:" if problem.key else ""
+            self.err.print(f"[cyan]{escape(place)}[/]{key} {escape(problem.message)}")
+        count = len(error.problems)
+        self.err.print(f"[bold red]error:[/] {count} problem{'s' if count != 1 else ''} in the contract")
+
+
+def outcome_text(outcome: str) -> Text:
+    """A verdict's outcome in its colour."""
+    return Text(outcome, style=OUTCOME_STYLES.get(outcome, ""))
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A measured value as people read it."""
+    if value is None:
+        return "-"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:.{digits}g}" if abs(value) < 1e6 else f"{value:,.0f}"

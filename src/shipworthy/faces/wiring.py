@@ -1,0 +1,77 @@
+"""The one place where parts are put together: paths, keys, ledger, clock, chance."""
+
+import getpass
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shipworthy.kernel.digest import digest_bytes
+from shipworthy.kernel.errors import StorageError
+from shipworthy.ledger.artefacts import ArtefactStore
+from shipworthy.ledger.store import open_ledger
+from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key
+from shipworthy.workflows.project import Parts, Project
+
+
+def actor() -> str:
+    """The machine's user, as whom the command line acts on an embedded project."""
+    try:
+        return f"user:{getpass.getuser()}"
+    except (KeyError, OSError):  # no entry in the password database
+        return f"user:{os.getuid()}"
+
+
+def project_key(project: Project) -> SigningKey:
+    """The project's signing key, made at first use; its public half is put into the project.
+
+    Raises:
+        StorageError: the key folder or the project cannot be written.
+    """
+    directory = key_directory(dict(os.environ))
+    name = key_name(project.root)
+    try:
+        for known in sorted(project.public_keys.glob("*.pub")):  # a project that moved keeps its key
+            if (directory / f"{known.stem}.key").exists():
+                return load_key(directory, known.stem)
+        key = create_key(directory, name)
+        public = project.public_keys / f"{name}.pub"
+        if not public.exists():
+            project.public_keys.mkdir(parents=True, exist_ok=True)
+            key.public.write_public(public)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{error.filename}: cannot be written ({error.strerror}); make it writable for this user"
+        ) from None
+    return key
+
+
+def key_name(root: Path) -> str:
+    """One key for each project folder: its name and a digest of its place."""
+    return f"{root.resolve().name}-{digest_bytes(str(root.resolve()).encode())[7:15]}"
+
+
+@contextmanager
+def open_parts(root: Path) -> Iterator[Parts]:
+    """Everything that a changing command on the project at `root` needs.
+
+    Raises:
+        StorageError: state, keys or ledger cannot be written.
+        IntegrityError: ledger and log do not agree.
+    """
+    project = Project(root)
+    key = project_key(project)
+    with open_ledger(project.ledger_url(dict(os.environ)), project.log, key, time.time) as ledger:
+        yield Parts(
+            project=project,
+            ledger=ledger,
+            artefacts=ArtefactStore(project.blobs),
+            key=key,
+            actor=actor(),
+            now=time.time,
+            entropy=secrets.token_bytes,
+        )
