@@ -56,6 +56,10 @@ class ExpressionError(ShipworthyError, ValueError):
 
     code = "expression"
 
+    def __init__(self, message: str, position: int = 1) -> None:
+        self.position = position  # character of the expression, from 1
+        super().__init__(message)
+
 
 class SourceError(ShipworthyError, ValueError):
     """A source that cannot be read: missing, empty, malformed, unreachable."""
