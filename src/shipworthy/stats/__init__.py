@@ -1,3 +1,3 @@
-"""Pure functions on arrays: intervals, tests, calibration, profiles. Knows no platform word."""
+"""Pure functions on arrays: intervals, metrics, calibration, profiles. Knows no platform word."""
 
-__all__: list[str] = []
+__all__ = ["calibration", "estimates", "intervals", "metrics", "profile", "ranking"]
