@@ -1,0 +1,214 @@
+"""Writing what a server reads, so that a power loss at any moment leaves the old or the new, whole.
+
+The order is: files of the bundle synced, its directories synced, renamed into place, parent synced; then the
+deployment's draft synced, renamed over the old one, directory synced; only then acknowledge.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shipworthy.bundle.format import (
+    ACCESS_MEDIA,
+    DEPLOYMENT_MEDIA,
+    PAYLOAD_FILES,
+    Access,
+    Deployment,
+    FileEntry,
+    Manifest,
+    Task,
+)
+from shipworthy.bundle.verify import MANIFEST, MAX_DOCUMENT_BYTES, PAYLOAD, RELEASE, decode_document
+from shipworthy.kernel.digest import digest_bytes
+from shipworthy.kernel.errors import IntegrityError, NotFoundError, StorageError
+from shipworthy.security.keys import PublicKey, SigningKey
+from shipworthy.security.signing import open_envelope, sign_envelope
+
+DEPLOYMENT = "deployment"
+ACCESS = "access"
+BUNDLES = "bundles"
+SHARE_TOLERANCE = 1e-9  # of the sum of shares, which are decimal fractions
+
+_Document = TypeVar("_Document", Deployment, Access)
+
+
+def bundle_path(live: Path, digest: str) -> Path:
+    """Where the bundle of a release with this digest lies below `live/ENV`."""
+    return live / BUNDLES / digest.removeprefix("sha256:")
+
+
+def write_payload(directory: Path, system: str, task: Task, files: Mapping[str, bytes]) -> str:
+    """Write `files` and their manifest to the new or empty `directory`, synced; returns the payload's digest.
+
+    Same input, same bytes, same digest.
+
+    Raises:
+        ValueError: `files` are not exactly those of a payload.
+        StorageError: the disk refused.
+    """
+    if sorted(files) != sorted(PAYLOAD_FILES):
+        raise ValueError(f"a payload has the files {', '.join(PAYLOAD_FILES)}; {', '.join(sorted(files))} were given")
+    entries = {
+        name: FileEntry(digest=digest_bytes(files[name]), size_bytes=len(files[name])) for name in sorted(PAYLOAD_FILES)
+    }
+    listing = msgspec.json.encode(Manifest(system=system, task=task, files=entries))
+    with _as_storage_error(directory):
+        _write_tree(directory, {**files, MANIFEST: listing})
+    return digest_bytes(listing)
+
+
+def write_bundle(
+    live: Path, release: bytes, payload: Mapping[str, bytes], companions: Mapping[str, bytes] | None = None
+) -> Path:
+    """Put a bundle below `live/ENV`, durable before it returns; one that is there already is left as it is.
+
+    Args:
+        live: directory of the environment, `live/ENV`; made if missing.
+        release: the signed statement, content of `release.json`.
+        payload: files of the payload with its `manifest.json`.
+        companions: further files that the statement binds, such as the card.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    target = bundle_path(live, digest_bytes(release))
+    draft = target.parent / f".draft-{secrets.token_hex(8)}"
+    with _as_storage_error(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for parent in (live.parent, live, target.parent):
+            _sync_directory(parent)
+        if target.is_dir():
+            return target
+        try:
+            _write_tree(draft / PAYLOAD, payload)
+            _write_tree(draft, {RELEASE: release, **(companions or {})})
+            os.rename(draft, target)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            if not target.is_dir():  # another writer was as fast with the same bytes
+                raise
+        _sync_directory(target.parent)
+    return target
+
+
+def write_deployment(live: Path, deployment: Deployment, key: SigningKey) -> None:
+    """Sign `deployment` and replace `live/ENV/deployment` atomically; durable before it returns.
+
+    The bundles that it names must lie there already.
+
+    Raises:
+        IntegrityError: shares do not sum to 1, or a bundle is missing.
+        StorageError: the disk refused.
+    """
+    _check_shares(deployment, live / DEPLOYMENT)
+    for release in deployment.releases:
+        if not (bundle_path(live, release.digest) / RELEASE).is_file():
+            raise IntegrityError(
+                f"{bundle_path(live, release.digest)} is missing; write the bundle of {release.release}."
+            )
+    envelope = sign_envelope(msgspec.json.encode(deployment), DEPLOYMENT_MEDIA, key)
+    replace_file(live / DEPLOYMENT, envelope)
+
+
+def read_deployment(live: Path, keys: Mapping[str, PublicKey]) -> Deployment:
+    """The deployment of an environment, if one of `keys` signed it.
+
+    Raises:
+        NotFoundError: nothing is deployed.
+        IntegrityError: not signed by a known key, malformed, or shares do not sum to 1.
+    """
+    deployment = _read_signed(live / DEPLOYMENT, DEPLOYMENT_MEDIA, Deployment, keys)
+    _check_shares(deployment, live / DEPLOYMENT)
+    return deployment
+
+
+def write_access(live: Path, access: Access, key: SigningKey) -> None:
+    """Sign `access` and replace `live/ENV/access` atomically; durable before it returns."""
+    replace_file(live / ACCESS, sign_envelope(msgspec.json.encode(access), ACCESS_MEDIA, key))
+
+
+def read_access(live: Path, keys: Mapping[str, PublicKey]) -> Access:
+    """Who may call the data plane, if one of `keys` signed it.
+
+    Raises:
+        NotFoundError: there is no access file: nobody may call.
+        IntegrityError: not signed by a known key, or malformed.
+    """
+    return _read_signed(live / ACCESS, ACCESS_MEDIA, Access, keys)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` at once: draft synced, renamed, directory synced.
+
+    Raises:
+        StorageError: the disk refused; the old content stands.
+    """
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    with _as_storage_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_file(draft, content)
+            os.replace(draft, path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+
+
+def _read_signed(path: Path, media: str, kind: type[_Document], keys: Mapping[str, PublicKey]) -> _Document:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} is missing: nothing is deployed there.") from None
+    except OSError as error:
+        raise IntegrityError(f"{path} is a link or unreadable ({error.strerror}).") from None
+    with open(descriptor, "rb") as file:
+        envelope = file.read(MAX_DOCUMENT_BYTES)
+    try:
+        content = open_envelope(envelope, media, keys)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error}") from None
+    return decode_document(content, kind, path)
+
+
+def _check_shares(deployment: Deployment, place: Path) -> None:
+    total = sum(release.share for release in deployment.releases)
+    if any(not 0 <= release.share <= 1 for release in deployment.releases) or abs(total - 1) > SHARE_TOLERANCE:
+        raise IntegrityError(f"{place}: the shares of traffic sum to {total}; they must be 0 to 1 and sum to 1.")
+
+
+def _write_tree(directory: Path, files: Mapping[str, bytes]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write_file(directory / name, content)
+    _sync_directory(directory)
+    _sync_directory(directory.parent)
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _as_storage_error(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{place} cannot be written: {error.strerror}; free space or mend its rights.") from None

@@ -1,0 +1,206 @@
+"""Verification: nothing of a payload or bundle is used before its digest and signature hold.
+
+Every file is opened once, without following links, and the bytes that were hashed are the bytes returned: what
+changes on disk afterwards changes nothing here.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shipworthy.bundle.format import (
+    PAYLOAD_FILES,
+    RELEASE_TYPE,
+    STATEMENT_MEDIA,
+    STATEMENT_TYPE,
+    Baselines,
+    Manifest,
+    Policy,
+    ReleaseStatement,
+    Schema,
+)
+from shipworthy.kernel.digest import digest_bytes
+from shipworthy.kernel.errors import IntegrityError
+from shipworthy.security.keys import PublicKey
+from shipworthy.security.signing import open_envelope
+
+MANIFEST = "manifest.json"
+RELEASE = "release.json"
+PAYLOAD = "payload"
+MAX_DOCUMENT_BYTES = 16 * 2**20  # of one JSON file; 10,000 columns of baselines fit
+MAX_MODEL_BYTES = 2 * 2**30  # ONNX's own limit of one protobuf
+
+_Document = TypeVar("_Document")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedPayload:
+    """A payload whose every byte is the manifest's."""
+
+    digest: str  # of manifest.json
+    manifest: Manifest
+    schema: Schema
+    policy: Policy
+    baselines: Baselines
+    model: bytes  # ONNX
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBundle:
+    """A release whose statement a known key signed, with the payload that it names."""
+
+    digest: str  # of release.json
+    statement: ReleaseStatement
+    payload: VerifiedPayload
+
+    @property
+    def release(self) -> str:
+        """The release's name, such as `mortgage-approval:7`."""
+        return f"{self.statement.predicate.system}:{self.statement.predicate.version}"
+
+
+def verify_payload(directory: Path, digest: str | None = None) -> VerifiedPayload:
+    """Read the payload in `directory`; every file is the manifest's, and there is no other.
+
+    Args:
+        directory: holds `manifest.json` and the files that it names.
+        digest: what the manifest's digest must be; None only where the payload is not yet part of a release.
+
+    Raises:
+        IntegrityError: a file is missing, extra, changed, swapped or not a plain file; names it.
+    """
+    with _open_directory(directory) as handle:
+        return _verify_payload(handle, directory, digest)
+
+
+def verify_bundle(directory: Path, keys: Mapping[str, PublicKey], digest: str | None = None) -> VerifiedBundle:
+    """Read the bundle in `directory`: statement signed by one of `keys`, payload as the statement says.
+
+    Beside `release.json` and `payload/` only such files may lie there as the statement binds by digest: the
+    verdicts, the card, the bill of materials, the contract, the code.
+
+    Args:
+        directory: the bundle.
+        keys: whom to believe, by keyid.
+        digest: what the digest of `release.json` must be, if known.
+
+    Raises:
+        IntegrityError: anything does not hold; names the file.
+    """
+    with _open_directory(directory) as handle:
+        envelope = _read_file(handle, RELEASE, directory, MAX_DOCUMENT_BYTES)
+        found = digest_bytes(envelope)
+        if digest is not None and found != digest:
+            raise IntegrityError(f"{directory / RELEASE} has digest {found}; {digest} was expected.")
+        statement = _open_statement(envelope, directory, keys)
+        with _open_directory(directory / PAYLOAD, PAYLOAD, handle) as inner:
+            payload = _verify_payload(inner, directory / PAYLOAD, statement.predicate.payload)
+        _check_companions(handle, directory, statement)
+    system = statement.predicate.system
+    if payload.manifest.system != system:
+        raise IntegrityError(
+            f"{directory}: the payload is of system {payload.manifest.system}, the release of {system}."
+        )
+    return VerifiedBundle(digest=found, statement=statement, payload=payload)
+
+
+def decode_document(content: bytes, kind: type[_Document], place: Path) -> _Document:
+    """`content` as strictly typed JSON.
+
+    Raises:
+        IntegrityError: it is not what `kind` says.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{place} is not a valid {kind.__name__}: {error}.") from None
+
+
+def _open_statement(envelope: bytes, directory: Path, keys: Mapping[str, PublicKey]) -> ReleaseStatement:
+    place = directory / RELEASE
+    try:
+        content = open_envelope(envelope, STATEMENT_MEDIA, keys)
+    except IntegrityError as error:
+        raise IntegrityError(f"{place}: {error}") from None
+    statement = decode_document(content, ReleaseStatement, place)
+    if statement.type != STATEMENT_TYPE or statement.predicate_type != RELEASE_TYPE:
+        raise IntegrityError(f"{place} is a {statement.predicate_type!r} statement, not a release.")
+    subjects = {f"sha256:{subject.digest.get('sha256')}" for subject in statement.subject}
+    if statement.predicate.payload not in subjects:
+        raise IntegrityError(f"{place}: its subject is not the payload {statement.predicate.payload} that it binds.")
+    return statement
+
+
+def _check_companions(handle: int, directory: Path, statement: ReleaseStatement) -> None:
+    predicate = statement.predicate
+    bound = {predicate.verdicts, predicate.card, predicate.bill_of_materials, predicate.contract, predicate.code}
+    for name in sorted(set(os.listdir(handle)) - {RELEASE, PAYLOAD}):
+        if digest_bytes(_read_file(handle, name, directory, MAX_DOCUMENT_BYTES)) not in bound:
+            raise IntegrityError(f"{directory / name} is not part of the release; remove it or restore the bundle.")
+
+
+def _verify_payload(handle: int, directory: Path, digest: str | None) -> VerifiedPayload:
+    listing = _read_file(handle, MANIFEST, directory, MAX_DOCUMENT_BYTES)
+    found = digest_bytes(listing)
+    if digest is not None and found != digest:
+        raise IntegrityError(f"{directory / MANIFEST} has digest {found}; {digest} was expected.")
+    manifest = decode_document(listing, Manifest, directory / MANIFEST)
+    if sorted(manifest.files) != sorted(PAYLOAD_FILES):
+        named = ", ".join(sorted(manifest.files))
+        raise IntegrityError(f"{directory / MANIFEST} names {named}; a payload has {', '.join(PAYLOAD_FILES)}.")
+    extra = sorted(set(os.listdir(handle)) - {MANIFEST, *PAYLOAD_FILES})
+    if extra:
+        raise IntegrityError(f"{directory / extra[0]} is not in the manifest; remove it or restore the payload.")
+    contents = {name: _read_entry(handle, name, directory, manifest) for name in PAYLOAD_FILES}
+    return VerifiedPayload(
+        digest=found,
+        manifest=manifest,
+        schema=decode_document(contents["schema.json"], Schema, directory / "schema.json"),
+        policy=decode_document(contents["policy.json"], Policy, directory / "policy.json"),
+        baselines=decode_document(contents["baselines.json"], Baselines, directory / "baselines.json"),
+        model=contents["model.onnx"],
+    )
+
+
+def _read_entry(handle: int, name: str, directory: Path, manifest: Manifest) -> bytes:
+    entry = manifest.files[name]
+    content = _read_file(handle, name, directory, MAX_MODEL_BYTES if name.endswith(".onnx") else MAX_DOCUMENT_BYTES)
+    if len(content) != entry.size_bytes:
+        raise IntegrityError(f"{directory / name} has {len(content)} bytes; the manifest says {entry.size_bytes}.")
+    if (found := digest_bytes(content)) != entry.digest:
+        raise IntegrityError(f"{directory / name} has digest {found}; the manifest says {entry.digest}.")
+    return content
+
+
+@contextmanager
+def _open_directory(directory: Path, name: str | None = None, parent: int | None = None) -> Iterator[int]:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        handle = os.open(name or directory, flags, dir_fd=parent)
+    except OSError as error:
+        raise IntegrityError(f"{directory} is missing, a link, or not a directory ({error.strerror}).") from None
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _read_file(handle: int, name: str, directory: Path, limit: int) -> bytes:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not hold us
+    try:
+        descriptor = os.open(name, flags, dir_fd=handle)
+    except OSError as error:
+        raise IntegrityError(f"{directory / name} is missing, a link, or unreadable ({error.strerror}).") from None
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IntegrityError(f"{directory / name} is not a plain file.")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise IntegrityError(f"{directory / name} has more than {limit} bytes.")
+    return content

@@ -1,0 +1,106 @@
+"""The format of a record segment: a magic, then frames of length, CRC-32 and msgpack.
+
+The first frame is the segment's header, every other one a record. A frame is complete or it does not exist: a
+torn tail is recognised by its length or its CRC.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+MAGIC = b"SHIPREC1"
+FRAME = struct.Struct("<II")  # length of the content, its CRC-32
+MAX_FRAME_BYTES = 2**24  # no record is longer: a request has at most 16 MB
+
+
+class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """The first frame of a segment."""
+
+    format: int = 1
+    environment: str
+    worker: str
+    number: int  # of the segment, from 1, without gaps for each worker
+    created: float  # Unix seconds
+
+
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One answered prediction."""
+
+    prediction_id: str
+    time: float  # Unix seconds of the answer
+    system: str
+    release: str  # `mortgage-approval:7`
+    environment: str
+    worker: str
+    id: str | None = None  # the caller's idempotency key
+    inputs: Any = None  # {feature: value} as it was sent
+    context: Any = None
+    prediction: str | float | None = None
+    probability: dict[str, float] | None = None
+    interval: tuple[float, float] | None = None
+    confidence: float | None = None
+    decision: str | float | None = None
+    source: str = "model"  # or fallback
+    handling: str = "automatic"  # or review
+    warnings: tuple[str, ...] = ()
+    reasons: Any = None
+    latency_ms: float = 0.0  # from the request's last byte to its record
+
+
+class SegmentSeal(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a closed segment, in `NAME.seal` beside it."""
+
+    digest: str
+    size_bytes: int
+    records: int
+
+
+def frame(content: bytes) -> bytes:
+    """`content` with its length and CRC in front."""
+    return FRAME.pack(len(content), zlib.crc32(content)) + content
+
+
+def join_frames(contents: Iterable[bytes]) -> bytes:
+    """The frames of `contents`, one after the other, for a single write."""
+    pack, checksum = FRAME.pack, zlib.crc32
+    parts: list[bytes] = []
+    for content in contents:
+        parts.append(pack(len(content), checksum(content)))
+        parts.append(content)
+    return b"".join(parts)
+
+
+def frame_end(segment: bytes | memoryview, offset: int) -> int | None:
+    """Where the frame that starts at `offset` ends; None if it is torn."""
+    start = offset + FRAME.size
+    if start > len(segment):
+        return None
+    length, checksum = FRAME.unpack_from(segment, offset)
+    end = start + int(length)
+    if length == 0 or length > MAX_FRAME_BYTES or end > len(segment) or zlib.crc32(segment[start:end]) != checksum:
+        return None
+    return end
+
+
+def whole_frames(segment: bytes | memoryview) -> list[tuple[int, int]]:
+    """Start and end of the content of each whole frame from the magic on, up to the first torn one.
+
+    Raises:
+        ValueError: the bytes are not a segment.
+    """
+    if bytes(segment[: len(MAGIC)]) != MAGIC:
+        raise ValueError("not a record segment: the magic is missing")
+    spans = []
+    offset = len(MAGIC)
+    while (end := frame_end(segment, offset)) is not None:
+        spans.append((offset + FRAME.size, end))
+        offset = end
+    return spans
+
+
+def has_whole_frame_after(segment: bytes | memoryview, offset: int) -> bool:
+    """Whether a whole frame lies anywhere behind `offset`: then the damage before it is no torn tail."""
+    return any(frame_end(segment, start) is not None for start in range(offset, len(segment) - FRAME.size))
