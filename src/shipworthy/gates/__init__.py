@@ -10,6 +10,7 @@ __all__ = [
     "evidence",
     "fairness",
     "judge",
+    "limit",
     "performance",
     "robustness",
     "value",

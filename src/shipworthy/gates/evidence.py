@@ -135,7 +135,7 @@ class Evidence:
     task: Task
     classes: tuple[str, ...]
     positive: int | None
-    truth: NDArray[np.generic]
+    truth: NDArray[np.int64] | NDArray[np.float64]
     answers: Answers
     baseline: NDArray[np.float64]
     decisions: NDArray[np.int64]
