@@ -94,7 +94,7 @@ class FallbackRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """When `condition` holds for a row's features, context and derived columns, `action` is answered."""
 
     condition: str
-    action: str
+    action: str | float  # a number for a regression without bands
 
 
 class ActionBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

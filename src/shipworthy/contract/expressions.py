@@ -314,7 +314,7 @@ _NAMES_OF_KINDS = {"number": "a number", "bool": "a bool", "text": "a text", "da
 _NULLS = ("none", "null", "nan", "na", "nil")
 
 
-def _guess(name: str, known: Collection[str]) -> str:
+def did_you_mean(name: str, known: Collection[str]) -> str:
     """` (did you mean …?)`, or nothing."""
     near = difflib.get_close_matches(name, sorted(known), 1)
     lowered = [word for word in known if word.lower() == name.lower()]
@@ -430,7 +430,7 @@ class _Parser:
             return f"there is no {name!r}: write missing(column) to ask whether a value is missing"
         if name.lower() in ("true", "false"):
             return f"no column is called {name!r}; did you mean {name.lower()}?"
-        return f"no column is called {name!r} here{_guess(name, self._columns)}"
+        return f"no column is called {name!r} here{did_you_mean(name, self._columns)}"
 
     def _infix(self, left: _Part, token: _Token, strength: int) -> _Part:
         if token.text in ("and", "or"):
@@ -544,12 +544,14 @@ class _Parser:
             if isinstance(other.node, Constant) and other.node.value not in values:
                 text = str(other.node.value)
                 listed = ", ".join(sorted(values)[:10])
-                raise _error(other.start, f"{text!r} is no value of {part.node.name} ({listed}){_guess(text, values)}")
+                raise _error(
+                    other.start, f"{text!r} is no value of {part.node.name} ({listed}){did_you_mean(text, values)}"
+                )
 
     def _call(self, token: _Token) -> _Part:
         name = token.text
         if name not in _ARITIES:
-            cure = "; did you mean where?" if name.lower() in ("if", "iif", "ifelse") else _guess(name, _ARITIES)
+            cure = "; did you mean where?" if name.lower() in ("if", "iif", "ifelse") else did_you_mean(name, _ARITIES)
             raise _error(token.start, f"there is no function {name!r}{cure}")
         self._expect("(")
         parts = [self._expression(0)]

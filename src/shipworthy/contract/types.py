@@ -6,7 +6,7 @@ Durations are seconds, shares fractions, sizes bytes. What only makes sense betw
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from shipworthy.contract.quantities import Duration, Share, Size, Sum
 
@@ -212,7 +212,7 @@ class Rule(Section):
     """One fallback rule."""
 
     if_: Annotated[str, Field(alias="if", min_length=1)]
-    then: str
+    then: str | float
 
 
 class Fallback(Section):
@@ -430,6 +430,11 @@ class Environment(Section):
     rollout: Rollout | None = None
 
 
+def _with_local(environments: dict[str, Environment]) -> dict[str, Environment]:
+    """`local` is always there, first unless the contract places it."""
+    return environments if "local" in environments else {"local": Environment(), **environments}
+
+
 class FalseAlarms(Section):
     """A budget of false alarms for the whole monitoring."""
 
@@ -475,7 +480,7 @@ class Contract(Section):
     cost: Cost = Cost()
     serving: Serving = Serving()
     records: Records = Records()
-    environments: Annotated[dict[SystemName, Environment], Field(min_length=1)]
+    environments: Annotated[dict[SystemName, Environment], AfterValidator(_with_local)] = {"local": Environment()}
     monitor: Monitor | None = None
     retrain: Retrain | None = None
 
