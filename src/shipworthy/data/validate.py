@@ -1,0 +1,439 @@
+"""Validate: every row is accepted with the contract's types, or quarantined with all its reasons.
+
+Texts are trimmed, except in columns of type text; empty ones and the words of `MISSING` are missing. Nothing
+else is repaired unless the contract says so (`outside: clip`, `unknown: missing`, ...).
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from shipworthy.contract.expressions import parse_expression
+from shipworthy.contract.types import Column, ContextColumn, Contract, Feature
+from shipworthy.data.columns import bounded, derived_values, evaluate, is_outside, kinds, zones
+from shipworthy.data.datetimes import detect_format, localise, parse_datetimes
+from shipworthy.kernel.errors import DataError
+
+MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "none", "?", "-")
+WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
+}
+TOP_REASONS = 5  # named in a refusal; all of them stand in the quarantine
+SHOWN_CHARACTERS = 60  # of a value in a message
+EXACT_WHOLE = 2.0**53  # beyond it a float64 is not sure to be the whole number that was written
+_KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "datetime": "a datetime"}
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """What validation made of a frame. `reasons` counts rows for each reason, most frequent first."""
+
+    accepted: pl.DataFrame  # context, features, derived columns, target; typed by the contract
+    quarantined: pl.DataFrame  # row (from 1), reasons, malformed, then the columns as they were read
+    reasons: dict[str, int]
+    examples: dict[str, str]  # reason -> its first row and value
+    noted: dict[str, int]  # accepted, but clipped, set missing or for review
+    checks: dict[str, int]  # check -> rows that fail it
+    formats: dict[str, str]  # datetime column -> the format that was taken
+
+    @property
+    def rows(self) -> int:
+        """Accepted and quarantined."""
+        return self.accepted.height + self.quarantined.height
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """The rows that have one reason."""
+
+    reason: str
+    rows: pl.Series  # bool, no nulls
+    column: str = ""  # whose value is the example
+    noted: bool = False  # accepted all the same
+
+
+def validate(contract: Contract, frame: pl.DataFrame, *, malformed: pl.DataFrame | None = None) -> Validated:
+    """Part `frame` in accepted and quarantined rows; `judge_batch` says whether that is good enough.
+
+    Args:
+        contract: its context, features, derived columns, checks and target are held.
+        frame: as `prepare` left it; text columns, or typed ones.
+        malformed: rows that the sources could not part in fields (`SourceRead.malformed`).
+
+    Raises:
+        DataError: a column of the contract is not in the frame, or its dates cannot be told apart.
+    """
+    wanted = _wanted(contract)
+    _judge_columns(wanted, frame)
+    formats = _formats(wanted, frame)
+    cleaned = frame.select(_cleaned(name, column, frame.schema[name]).alias(name) for name, column in wanted.items())
+    typed = cleaned.select(
+        _typed(pl.col(name), column, cleaned.schema[name], formats.get(name, "")).alias(name)
+        for name, column in wanted.items()
+    )
+    flags = [
+        flag
+        for name, column in wanted.items()
+        for flag in _column_flags(contract, name, column, cleaned[name], typed[name], formats)
+    ]
+    settled = typed.with_columns(_settled(name, column) for name, column in contract.features.items())
+    complete, derived_flags = _derived(contract, settled)
+    check_flags = list(_check_flags(contract, complete))
+    flags = [flag for flag in (*flags, *derived_flags, *check_flags) if flag.rows.any()]
+    flags += _duplicates(contract, complete, flags)
+    checks = {flag.reason: int(flag.rows.sum()) for flag in check_flags}
+    return _parted(frame, complete, flags, malformed, checks, formats)
+
+
+def judge_batch(contract: Contract, validated: Validated, *, now: float) -> None:
+    """Refuse a batch that is not good enough to become a snapshot.
+
+    Args:
+        contract: its `accept` limits, checks and classes.
+        validated: the batch.
+        now: Unix seconds, for `accept.age`.
+
+    Raises:
+        DataError: too few rows, too many in quarantine, too old, a check fails too often, or a target from
+            which nothing can be learnt; names the top reasons.
+    """
+    problems = list(_batch_problems(contract, validated, now))
+    if problems:
+        raise DataError("; ".join(problems) + _top_reasons(validated))
+
+
+# --- what the contract asks for
+
+
+def _wanted(contract: Contract) -> dict[str, Column]:
+    target = contract.target
+    if target.type == "regression":
+        truth = Column(type="float", range=target.range)
+    else:
+        truth = Column(type="category", values=target.values)
+    return {**contract.context, **contract.features, target.column: truth}
+
+
+def _judge_columns(wanted: dict[str, Column], frame: pl.DataFrame) -> None:
+    lacking = [name for name in wanted if name not in frame.columns]
+    if not lacking:
+        return
+    near = difflib.get_close_matches(lacking[0], frame.columns, 1)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    shown = ", ".join(frame.columns[:20]) + (", …" if frame.width > 20 else "")
+    raise DataError(f"the data has no column {', '.join(lacking)}; it has {shown}{guess}")
+
+
+def _formats(wanted: dict[str, Column], frame: pl.DataFrame) -> dict[str, str]:
+    formats = {}
+    for name, column in wanted.items():
+        if column.type != "datetime" or frame.schema[name] != pl.String:
+            continue
+        found = detect_format(frame[name].str.strip_chars())
+        if found is not None and found.ambiguous:
+            raise DataError(
+                f"{name}: every date reads as month/day and as day/month; write year-month-day, such as 2026-03-31"
+            )
+        formats[name] = found.pattern if found else "%Y-%m-%d"
+    return formats
+
+
+# --- from what was read to the contract's types
+
+
+def _cleaned(name: str, column: Column, kind: pl.DataType) -> pl.Expr:
+    """Trimmed text without the words for missing; typed columns without NaN."""
+    values = pl.col(name)
+    if kind == pl.Categorical or kind == pl.Enum:
+        values, kind = values.cast(pl.String), pl.String()
+    if kind != pl.String:
+        return values.fill_nan(None) if kind.is_float() else values
+    if column.type == "text":
+        return pl.when(values != "").then(values)
+    trimmed = values.str.strip_chars()
+    words = [word for word in MISSING if word not in (column.values or ())]
+    return pl.when(~trimmed.is_in(words)).then(trimmed).alias(name)
+
+
+def _typed(values: pl.Expr, column: Column, kind: pl.DataType, pattern: str) -> pl.Expr:
+    """The value, null where it is not of the column's type."""
+    match column.type:
+        case "float":
+            return _number(values, kind)
+        case "int":
+            return _whole(values, kind)
+        case "bool":
+            return _truth(values, kind)
+        case "datetime":
+            return _instant(values, kind, pattern, column.zone)
+        case _:
+            return _label(values, kind)
+
+
+def _nothing(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    return pl.when(values.is_null() & values.is_not_null()).then(pl.lit(None, dtype=kind))
+
+
+def _number(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    if kind.is_temporal() or kind == pl.Boolean:
+        return _nothing(values, pl.Float64())
+    number = values.cast(pl.Float64, strict=False)
+    return pl.when(number.is_finite()).then(number)
+
+
+def _whole(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    number = _number(values, kind)
+    rounded = pl.when((number == number.floor()) & (number.abs() <= EXACT_WHOLE)).then(number)
+    whole = rounded.cast(pl.Int64, strict=False)
+    if kind == pl.String or kind.is_integer():
+        return pl.coalesce(values.cast(pl.Int64, strict=False), whole)
+    return whole
+
+
+def _truth(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    if kind == pl.Boolean:
+        return values
+    if kind == pl.String:
+        return values.str.to_lowercase().replace_strict(WORDS, default=None, return_dtype=pl.Boolean)
+    if kind.is_numeric():
+        return pl.when(values.is_in([0, 1])).then(values == 1)
+    return _nothing(values, pl.Boolean())
+
+
+def _instant(values: pl.Expr, kind: pl.DataType, pattern: str, zone: str | None) -> pl.Expr:
+    if kind == pl.String:
+        return parse_datetimes(values, pattern, zone)
+    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+        return values.cast(pl.Datetime("us", kind.time_zone)).dt.convert_time_zone("UTC")
+    if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
+        return localise(values.cast(pl.Datetime("us")), zone)
+    return _nothing(values, pl.Datetime("us", "UTC"))
+
+
+def _label(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    if kind.is_float():  # 1.0 from a column of whole numbers with gaps is the label 1
+        whole = (values == values.floor()) & (values.abs() <= EXACT_WHOLE)
+        return pl.when(whole).then(values.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(values.cast(pl.String))
+    return values.cast(pl.String)
+
+
+# --- reasons
+
+
+def _column_flags(
+    contract: Contract,
+    name: str,
+    column: Column,
+    cleaned: pl.Series,
+    typed: pl.Series,
+    formats: dict[str, str],
+) -> Iterator[_Flag]:
+    absent = cleaned.is_null()
+    if _must_be_there(contract, name, column):
+        yield _Flag(f"{name}: missing", absent, name)
+    if column.type in _KINDS:
+        pattern = f" of the format {formats[name]}" if name in formats else ""
+        yield _Flag(f"{name}: not {_KINDS[column.type]}{pattern}", typed.is_null() & ~absent, name)
+    if column.values is not None:
+        noted = isinstance(column, Feature) and column.unknown != "reject"
+        kind = "class" if name == contract.target.column else "category"
+        yield _Flag(f"{name}: unknown {kind}", ~typed.is_in(list(column.values)) & ~absent, name, noted)
+    if column.range is not None and typed.dtype.is_numeric():
+        noted = isinstance(column, Feature) and column.outside != "reject"
+        outside = typed.to_frame(name).select(is_outside(pl.col(name), column.range)).to_series()
+        yield _Flag(f"{name}: outside [{column.range[0]:g}, {column.range[1]:g}]", outside, name, noted)
+
+
+def _must_be_there(contract: Contract, name: str, column: Column) -> bool:
+    """The target, what a caller must send, and the context that the split needs."""
+    if isinstance(column, Feature):
+        return column.missing == "reject"
+    if isinstance(column, ContextColumn):
+        needed = column.role == "key" or column.role == contract.training.split.by
+        return needed or column.request == "required"
+    return True
+
+
+def _settled(name: str, feature: Feature) -> pl.Expr:
+    """The value after `outside` and `unknown` are applied, as the server applies them."""
+    values = pl.col(name)
+    if feature.type == "category" and feature.values is not None and feature.unknown != "reject":
+        return pl.when(values.is_in(list(feature.values))).then(values)
+    if feature.type in ("float", "int") and feature.range is not None:
+        return bounded(values, feature.range, feature.outside)
+    return values
+
+
+def _derived(contract: Contract, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[_Flag]]:
+    flags = []
+    for name, column in contract.derived.items():
+        frame = frame.with_columns(derived_values(contract, frame, column).alias(name))
+        if column.range is not None:
+            outside = frame.select(is_outside(pl.col(name), column.range)).to_series()
+            reason = f"{name}: outside [{column.range[0]:g}, {column.range[1]:g}]"
+            flags.append(_Flag(reason, outside, "", column.outside != "reject"))
+            frame = frame.with_columns(bounded(pl.col(name), column.range, column.outside))
+    return frame, flags
+
+
+def _check_flags(contract: Contract, frame: pl.DataFrame) -> Iterator[_Flag]:
+    """A check fails where it is false; where a value that it reads is missing it says nothing."""
+    for check in contract.checks:
+        expression = parse_expression(check.expect, kinds(contract))
+        fails = ~evaluate(expression, frame, zones(contract)).fill_null(True)
+        yield _Flag(f"check {check.name}: false", fails)
+
+
+def _duplicates(contract: Contract, frame: pl.DataFrame, flags: list[_Flag]) -> list[_Flag]:
+    """All but the first acceptable row of a key."""
+    found = []
+    for name in contract.context_by_role("key"):
+        known = frame[name].is_not_null() & ~_any(flags, frame.height)
+        repeated = ~frame[name].filter(known).is_first_distinct()
+        if repeated.any():
+            rows = pl.repeat(False, frame.height, eager=True).scatter(known.arg_true().filter(repeated), True)
+            found.append(_Flag(f"{name}: duplicate key", rows, name))
+    return found
+
+
+def _any(flags: list[_Flag], height: int) -> pl.Series:
+    rows = pl.repeat(False, height, dtype=pl.Boolean, eager=True)
+    for flag in flags:
+        if not flag.noted:
+            rows = rows | flag.rows
+    return rows
+
+
+# --- the two parts
+
+
+def _parted(
+    frame: pl.DataFrame,
+    complete: pl.DataFrame,
+    flags: list[_Flag],
+    malformed: pl.DataFrame | None,
+    checks: dict[str, int],
+    formats: dict[str, str],
+) -> Validated:
+    grounds = [flag for flag in flags if not flag.noted]
+    bad = _any(grounds, frame.height)
+    reasons = {flag.reason: int(flag.rows.sum()) for flag in grounds}
+    quarantined = _quarantined(frame, grounds, bad, malformed)
+    if malformed is not None:
+        for reason, count in malformed.group_by("reason").len().sort("reason").iter_rows():
+            reasons[reason] = count
+    return Validated(
+        accepted=complete.filter(~bad) if grounds else complete,
+        quarantined=quarantined,
+        reasons=dict(sorted(reasons.items(), key=lambda item: -item[1])),
+        examples={flag.reason: _example(frame, flag) for flag in grounds},
+        noted={flag.reason: int(flag.rows.sum()) for flag in flags if flag.noted},
+        checks=checks,
+        formats=formats,
+    )
+
+
+def _quarantined(
+    frame: pl.DataFrame, grounds: list[_Flag], bad: pl.Series, malformed: pl.DataFrame | None
+) -> pl.DataFrame:
+    row, reasons, broken = (_free(name, frame) for name in ("row", "reasons", "malformed"))
+    rows = bad.arg_true()
+    named = [
+        pl.when(flag.rows.gather(rows)).then(pl.lit(flag.reason)).alias(str(number))
+        for number, flag in enumerate(grounds)
+    ]
+    texts = pl.select(pl.concat_str(named, separator="; ", ignore_nulls=True)) if grounds else pl.DataFrame({"": []})
+    parted = pl.DataFrame(
+        {
+            row: (rows + 1).cast(pl.Int64),
+            reasons: texts.to_series().cast(pl.String),
+            broken: pl.repeat(None, len(rows), dtype=pl.String, eager=True),
+        }
+    ).hstack(frame.filter(bad))
+    if malformed is None or not malformed.height:
+        return parted
+    lost = malformed.select(
+        pl.col("reason").alias(reasons), pl.format("line {}: {}", "line", "text").alias(broken)
+    )
+    return pl.concat([parted, lost], how="diagonal")
+
+
+def _free(name: str, frame: pl.DataFrame) -> str:
+    while name in frame.columns:
+        name += "_"
+    return name
+
+
+def _example(frame: pl.DataFrame, flag: _Flag) -> str:
+    row = int(flag.rows.arg_max() or 0)
+    if not flag.column:
+        return f"row {row + 1}"
+    text = repr(frame[flag.column][row])
+    return f"row {row + 1}: {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '…'}"
+
+
+# --- the batch as a whole
+
+
+def _batch_problems(contract: Contract, validated: Validated, now: float) -> Iterator[str]:
+    accept = contract.data.accept
+    accepted, rows = validated.accepted.height, validated.rows
+    for check in contract.checks:
+        failing = validated.checks.get(f"check {check.name}: false", 0)
+        if failing > check.failing.at_most * rows:
+            yield f"check {check.name}: {failing} of {rows} rows fail, {check.failing.at_most:.3%} may"
+    least = accept.rows.at_least if accept.rows else 1
+    if accepted < least:
+        yield f"{accepted} of {rows} rows are accepted, data.accept.rows asks for {least}"
+    refused = rows - accepted
+    if accept.quarantined and refused > accept.quarantined.at_most * rows:
+        yield f"{refused} of {rows} rows are quarantined, data.accept.quarantined allows {accept.quarantined.at_most:.3%}"
+    if accepted:
+        yield from _age_problems(contract, validated.accepted, now)
+        yield from _target_problems(contract, validated.accepted)
+
+
+def _age_problems(contract: Contract, accepted: pl.DataFrame, now: float) -> Iterator[str]:
+    limit = contract.data.accept.age
+    if limit is None:
+        return
+    for name in contract.context_by_role("time"):
+        newest = accepted[name].max()
+        if not isinstance(newest, datetime):
+            yield f"data.accept.age: {name} holds no time"
+        elif now - newest.timestamp() > limit.at_most:
+            written = newest.astimezone(UTC).isoformat()
+            yield f"the newest row ({name} {written}) is older than data.accept.age allows"
+
+
+def _target_problems(contract: Contract, accepted: pl.DataFrame) -> Iterator[str]:
+    target = contract.target
+    values = accepted[target.column]
+    if values.n_unique() == 1:
+        yield f"the target {target.column} is {values[0]!r} in every row; there is nothing to learn"
+        return
+    if target.type == "regression":
+        return
+    counts = dict(values.value_counts().iter_rows())
+    for label in target.values or ():
+        if counts.get(label, 0) < 2:
+            yield (
+                f"class {label!r} of the target {target.column} has {counts.get(label, 0) or 'no'} accepted row; "
+                "gather more, merge it with another class, or take it out of the data and of target.values"
+            )
+
+
+def _top_reasons(validated: Validated) -> str:
+    top = list(validated.reasons.items())[:TOP_REASONS]
+    if not top:
+        return ""
+    named = [f"{reason} ({count} rows{_for_example(validated, reason)})" for reason, count in top]
+    return ". Most frequent reasons of quarantined rows: " + "; ".join(named)
+
+
+def _for_example(validated: Validated, reason: str) -> str:
+    return f", as in {validated.examples[reason]}" if reason in validated.examples else ""
