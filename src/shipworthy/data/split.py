@@ -1,0 +1,153 @@
+"""Split: which accepted rows train, calibrate and test. The same rows and seed give the same parts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shipworthy.contract.types import Contract
+from shipworthy.data.columns import target_array
+from shipworthy.kernel.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Row numbers (from 0) of each part, ascending; `dropped` lie in the gap between two parts."""
+
+    train: NDArray[np.int64]
+    calibrate: NDArray[np.int64]
+    test: NDArray[np.int64]
+    dropped: int = 0  # rows whose truth was not known yet when the next part began
+
+
+def split(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
+    """Part accepted rows as `training.split` says.
+
+    By time, equal times stay together, and a row is dropped whose truth (`target.known_after`) was not known
+    when the next part began. By subject, all rows of a subject stay together. At random, each class is parted
+    in the same shares.
+
+    Raises:
+        DataError: a part is empty, a class is lacking in the training part, or the column that the split
+            needs is not in the contract.
+    """
+    by = contract.training.split.by
+    if by == "time":
+        parts = _by_time(contract, frame)
+    elif by == "subject":
+        parts = _by_subject(contract, frame, seed)
+    else:
+        parts = _at_random(contract, frame, seed)
+    _judge(contract, frame, parts)
+    return parts
+
+
+def _column(contract: Contract, role: str) -> str:
+    names = [name for name, column in contract.context.items() if column.role == role]
+    if not names:
+        raise DataError(f"training.split.by is {role}, but no context column has the role {role}; declare one")
+    return names[0]
+
+
+def _sizes(contract: Contract, rows: int) -> tuple[int, int]:
+    """How many rows calibrate and test; at least one where their share is above 0."""
+    shares = contract.training.split
+    calibrate, test = round(shares.calibrate * rows), round(shares.test * rows)
+    return max(calibrate, int(shares.calibrate > 0)), max(test, int(shares.test > 0))
+
+
+def _by_time(contract: Contract, frame: pl.DataFrame) -> Split:
+    name = _column(contract, "time")
+    moments = frame[name].to_physical().to_numpy().astype(np.int64)  # microseconds
+    order = np.argsort(moments, kind="stable")
+    sorted_moments = moments[order]
+    calibrate, test = _sizes(contract, len(order))
+    gap = round((contract.target.known_after or 0.0) * 1e6)
+    last = len(order)
+    test_from = _start(sorted_moments, last - test)
+    calibrate_from = _start(sorted_moments, max(test_from - calibrate, 0)) if calibrate else test_from
+    known_for_test = _known(sorted_moments, test_from, gap)
+    known_for_calibrate = _known(sorted_moments, calibrate_from, gap) if calibrate else known_for_test
+    return Split(
+        train=np.sort(order[: min(known_for_calibrate, calibrate_from)]),
+        calibrate=np.sort(order[calibrate_from : max(known_for_test, calibrate_from)]) if calibrate else order[:0],
+        test=np.sort(order[test_from:]),
+        dropped=int(calibrate_from - min(known_for_calibrate, calibrate_from))
+        + int(test_from - max(known_for_test, calibrate_from)),
+    )
+
+
+def _start(moments: NDArray[np.int64], at: int) -> int:
+    """The first row of the time that stands at `at`: equal times are not parted."""
+    if at >= len(moments):
+        return len(moments)
+    return int(np.searchsorted(moments, moments[at], side="left"))
+
+
+def _known(moments: NDArray[np.int64], start: int, gap: int) -> int:
+    """How many rows have a truth that was known when the row `start` came."""
+    if start >= len(moments) or not gap:
+        return start
+    return min(start, int(np.searchsorted(moments, moments[start] - gap, side="right")))
+
+
+def _by_subject(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
+    name = _column(contract, "subject")
+    subjects = frame[name].unique().sort()
+    shuffled = subjects.gather(_permutation(len(subjects), seed))
+    place = frame.select(
+        pl.col(name).replace_strict(shuffled, pl.int_range(len(shuffled), eager=True), return_dtype=pl.Int64)
+    )
+    places = place.to_series().to_numpy()
+    before = np.concatenate(([0], np.cumsum(np.bincount(places, minlength=len(shuffled)))[:-1]))  # rows ahead of each
+    return _cut(contract, before[places], np.arange(frame.height))
+
+
+def _at_random(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
+    if contract.target.type == "regression":
+        return _cut(contract, _permutation(frame.height, seed), np.arange(frame.height))
+    codes = target_array(contract, frame)
+    parts = []
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        parts.append(_cut(contract, _permutation(len(rows), seed + int(code)), rows))
+    return Split(*(np.sort(np.concatenate([getattr(part, name) for part in parts])) for name in _PARTS))
+
+
+_PARTS = ("train", "calibrate", "test")
+
+
+def _permutation(rows: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(rows)
+
+
+def _cut(contract: Contract, places: NDArray[np.int64], rows: NDArray[np.int64]) -> Split:
+    """Rows by their place in a shuffled order: first test, then calibrate, then train."""
+    calibrate, test = _sizes(contract, len(rows))
+    return Split(
+        train=rows[places >= test + calibrate],
+        calibrate=rows[(places >= test) & (places < test + calibrate)],
+        test=rows[places < test],
+    )
+
+
+def _judge(contract: Contract, frame: pl.DataFrame, parts: Split) -> None:
+    shares = contract.training.split
+    asked = {"train": True, "calibrate": shares.calibrate > 0, "test": shares.test > 0}
+    for name in _PARTS:
+        if asked[name] and not len(getattr(parts, name)):
+            gap = " or a shorter target.known_after" if parts.dropped else ""
+            raise DataError(
+                f"the {name} part is empty: {frame.height} rows, {parts.dropped} of them in the gap between parts; "
+                f"it takes more rows, other shares in training.split{gap}"
+            )
+    if contract.target.type == "regression":
+        return
+    seen = set(np.unique(target_array(contract, frame[parts.train])).tolist())
+    for code, label in enumerate(contract.target.values or ()):
+        if code not in seen:
+            raise DataError(
+                f"class {label!r} of {contract.target.column} has no row in the training part; "
+                "gather more rows, merge the class with another, or split otherwise (training.split.by)"
+            )
