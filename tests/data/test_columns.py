@@ -40,12 +40,14 @@ numbers = st.deferred(
         st.builds("-{}".format, atoms),
         st.builds("({} {} {})".format, numbers, st.sampled_from(["+", "-", "*", "/", "//", "%"]), numbers),
         st.builds("({}) ** {}".format, numbers, st.integers(0, 8)),
-        st.builds("{}({})".format, st.sampled_from("abs floor ceil round log log1p exp sqrt".split()), numbers),
+        st.builds(
+            "{}({})".format, st.sampled_from(["abs", "floor", "ceil", "round", "log", "log1p", "exp", "sqrt"]), numbers
+        ),
         st.builds("{}({}, {}, {})".format, st.sampled_from(["min", "max"]), numbers, numbers, numbers),
         st.builds("clip({}, x, y)".format, numbers),
         st.builds("where({}, {}, {})".format, bools, numbers, numbers),
         st.builds("coalesce({}, {})".format, numbers, numbers),
-        st.builds("{}({})".format, st.sampled_from("year month day hour minute weekday".split()), times),
+        st.builds("{}({})".format, st.sampled_from(["year", "month", "day", "hour", "minute", "weekday"]), times),
     )
 )
 atoms = st.sampled_from(["x", "y", "n", "2"])

@@ -9,10 +9,7 @@ EARLIEST_YEAR = 1000  # a year of two digits read by %Y gives 13, which nobody m
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d-%m-%Y")
 _TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z")
 FORMATS: tuple[str, ...] = tuple(
-    date + time
-    for date in _DATES
-    for time in _TIMES
-    if "T" not in time or date == "%Y-%m-%d"
+    date + time for date in _DATES for time in _TIMES if "T" not in time or date == "%Y-%m-%d"
 )
 
 

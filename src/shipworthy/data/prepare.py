@@ -54,7 +54,7 @@ def _call(path: Path, name: str, frames: dict[str, pl.DataFrame]) -> pl.DataFram
     function = _function(path, name)
     try:
         frame = function(frames)
-    except Exception as error:  # noqa: BLE001  # user code may raise anything; named with its line
+    except Exception as error:  # user code may raise anything; named with its line
         raise DataError(f"{_place(error, path)}: {name} raised {type(error).__name__}: {error}") from error
     if isinstance(frame, pl.LazyFrame):
         frame = frame.collect()
@@ -80,7 +80,7 @@ def _module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  # user code may raise anything; named with its line
+    except Exception as error:  # user code may raise anything; named with its line
         raise DataError(f"{_place(error, path)}: importing raised {type(error).__name__}: {error}") from error
     return module
 

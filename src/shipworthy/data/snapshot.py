@@ -63,7 +63,9 @@ def read(snapshot: Snapshot) -> pl.DataFrame:
         table = DeltaTable(str(snapshot.path), version=snapshot.version)
         frame = pl.scan_delta(table).collect().sort(ORDER).drop(ORDER)
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
-        raise NotFoundError(f"snapshot {snapshot.digest}: version {snapshot.version} cannot be read: {error}") from error
+        raise NotFoundError(
+            f"snapshot {snapshot.digest}: version {snapshot.version} cannot be read: {error}"
+        ) from error
     found = content_digest(frame)
     if found != snapshot.digest:
         raise IntegrityError(f"snapshot {snapshot.digest}: the rows of version {snapshot.version} have digest {found}")

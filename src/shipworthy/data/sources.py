@@ -339,7 +339,7 @@ def _judge_quotes(text: NDArray[np.uint8], quotes: NDArray[np.int64], inside: in
         line = int(np.count_nonzero(text[:at] == _NEWLINE)) + 1
         shown = _shown(text[max(at - 20, 0) : at + 20].tobytes())
         raise SourceError(
-            f"{path} line {line}: a quote inside a field: {shown}; put the whole field in quotes and double the inner one"
+            f"{path} line {line}: a quote inside a field: {shown}; quote the whole field and double the inner one"
         )
 
 

@@ -112,7 +112,8 @@ def _at_random(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
         parts.append(_cut(contract, _permutation(len(rows), seed + int(code)), rows))
-    return Split(*(np.sort(np.concatenate([getattr(part, name) for part in parts])) for name in _PARTS))
+    train, calibrate, test = (np.sort(np.concatenate([getattr(part, name) for part in parts])) for name in _PARTS)
+    return Split(train, calibrate, test)
 
 
 _PARTS = ("train", "calibrate", "test")

@@ -217,7 +217,9 @@ def _instant(values: pl.Expr, kind: pl.DataType, pattern: str, zone: str | None)
 def _label(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
     if kind.is_float():  # 1.0 from a column of whole numbers with gaps is the label 1
         whole = (values == values.floor()) & (values.abs() <= EXACT_WHOLE)
-        return pl.when(whole).then(values.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(values.cast(pl.String))
+        return (
+            pl.when(whole).then(values.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(values.cast(pl.String))
+        )
     return values.cast(pl.String)
 
 
@@ -233,7 +235,7 @@ def _column_flags(
     formats: dict[str, str],
 ) -> Iterator[_Flag]:
     absent = cleaned.is_null()
-    if _must_be_there(contract, name, column):
+    if _must_be_there(contract, column):
         yield _Flag(f"{name}: missing", absent, name)
     if column.type in _KINDS:
         pattern = f" of the format {formats[name]}" if name in formats else ""
@@ -248,7 +250,7 @@ def _column_flags(
         yield _Flag(f"{name}: outside [{column.range[0]:g}, {column.range[1]:g}]", outside, name, noted)
 
 
-def _must_be_there(contract: Contract, name: str, column: Column) -> bool:
+def _must_be_there(contract: Contract, column: Column) -> bool:
     """The target, what a caller must send, and the context that the split needs."""
     if isinstance(column, Feature):
         return column.missing == "reject"
@@ -324,8 +326,7 @@ def _parted(
     reasons = {flag.reason: int(flag.rows.sum()) for flag in grounds}
     quarantined = _quarantined(frame, grounds, bad, malformed)
     if malformed is not None:
-        for reason, count in malformed.group_by("reason").len().sort("reason").iter_rows():
-            reasons[reason] = count
+        reasons |= dict(malformed.group_by("reason").len().sort("reason").iter_rows())
     return Validated(
         accepted=complete.filter(~bad) if grounds else complete,
         quarantined=quarantined,
@@ -356,9 +357,7 @@ def _quarantined(
     ).hstack(frame.filter(bad))
     if malformed is None or not malformed.height:
         return parted
-    lost = malformed.select(
-        pl.col("reason").alias(reasons), pl.format("line {}: {}", "line", "text").alias(broken)
-    )
+    lost = malformed.select(pl.col("reason").alias(reasons), pl.format("line {}: {}", "line", "text").alias(broken))
     return pl.concat([parted, lost], how="diagonal")
 
 
@@ -390,8 +389,9 @@ def _batch_problems(contract: Contract, validated: Validated, now: float) -> Ite
     if accepted < least:
         yield f"{accepted} of {rows} rows are accepted, data.accept.rows asks for {least}"
     refused = rows - accepted
-    if accept.quarantined and refused > accept.quarantined.at_most * rows:
-        yield f"{refused} of {rows} rows are quarantined, data.accept.quarantined allows {accept.quarantined.at_most:.3%}"
+    most = accept.quarantined.at_most if accept.quarantined else 1.0
+    if refused > most * rows:
+        yield f"{refused} of {rows} rows are quarantined, data.accept.quarantined allows {most:.3%}"
     if accepted:
         yield from _age_problems(contract, validated.accepted, now)
         yield from _target_problems(contract, validated.accepted)
