@@ -14,6 +14,7 @@ Which interval belongs to which metric is decided here alone:
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from shipworthy.stats.metrics import Codes, Floats
 
 REPETITIONS = 1000  # of a bootstrap: the 95 % percentile is then off by about 0.7 points of confidence
 TAIL_REPETITIONS = 20  # how many bootstrap repetitions must lie beyond the bound
+CHUNK_CELLS = 2**22  # of tables held at once, 32 MB
 LABEL_METRICS = ("balanced_accuracy", "f1")
 ROW_METRICS = ("log_loss", "brier", "accuracy", "mae")
 
@@ -149,7 +151,7 @@ def point(metric: str, sample: Sample, answers: Answers) -> float:
         return float(_row_values(metric, sample, answers).mean())
     if metric in LABEL_METRICS:
         table = metrics.confusion(_codes(truth), _labels(answers), sample.classes)
-        return _of_table(metric, table, sample.positive)
+        return float(_of_table(metric, table, sample.positive))
     if metric == "roc_auc":
         return metrics.roc_auc(_is_positive(sample), _scores(sample, answers))
     if metric == "average_precision":
@@ -171,8 +173,8 @@ def _row_values(metric: str, sample: Sample, answers: Answers) -> Floats:
     return np.abs(_numbers(sample.truth) - answers.values)
 
 
-def _of_table(metric: str, table: Codes, positive: int | None) -> float:
-    return metrics.balanced_accuracy_of(table) if metric == "balanced_accuracy" else metrics.f1_of(table, positive)
+def _of_table(metric: str, tables: Codes, positive: int | None) -> Floats:
+    return metrics.balanced_accuracy_of(tables) if metric == "balanced_accuracy" else metrics.f1_of(tables, positive)
 
 
 def _label_interval(metric: str, sample: Sample, answers: Answers, confidence: float, seed: int) -> Interval:
@@ -185,8 +187,10 @@ def _label_interval(metric: str, sample: Sample, answers: Answers, confidence: f
         hits, rows = shares[sample.positive]
         low, high = wilson_interval(hits, max(rows, 1), confidence)
         return _f1_of_jaccard(low), _f1_of_jaccard(high)
-    scores = [metrics.f1_of(drawn.reshape(table.shape)) for drawn in _draws(table.ravel(), confidence, seed)]
-    low, high = np.quantile(scores, [1 - confidence, confidence])
+    scores = [
+        metrics.f1_of(drawn.reshape(-1, *table.shape)) for drawn in _draws(table.ravel(), len(table), confidence, seed)
+    ]
+    low, high = np.quantile(np.concatenate(scores), [1 - confidence, confidence])
     flawless = _f1_of_jaccard(_combined(shares, confidence)[0])  # a flawless table has no spread to draw from
     return min(float(low), flawless), float(high)
 
@@ -199,21 +203,32 @@ def _label_difference(
     cells, counts = np.unique(codes, return_counts=True)
     truth, decided_1, decided_2 = cells // side**2, cells // side % side, cells % side
     differences = []
-    for drawn in _draws(counts, confidence, seed):
+    for drawn in _draws(counts, side, confidence, seed):
         one, two = (
-            np.bincount(truth * side + decided, weights=drawn, minlength=side * side).reshape(side, side)
+            _of_table(metric, _tables(drawn, truth * side + decided, side), sample.positive)
             for decided in (decided_1, decided_2)
         )
-        differences.append(_of_table(metric, one, sample.positive) - _of_table(metric, two, sample.positive))
-    low, high = np.quantile(differences, [1 - confidence, confidence])
+        differences.append(one - two)
+    low, high = np.quantile(np.concatenate(differences), [1 - confidence, confidence])
     return float(low), float(high)
 
 
-def _draws(counts: Codes, confidence: float, seed: int) -> Codes:
-    """Bootstrap repetitions of a table of counts: drawing rows is drawing its cells."""
+def _tables(drawn: Codes, cells: Codes, side: int) -> Codes:
+    tables = np.zeros((len(drawn), side * side), dtype=np.int64)
+    for place, cell in enumerate(cells):
+        tables[:, cell] += drawn[:, place]
+    return tables.reshape(-1, side, side)
+
+
+def _draws(counts: Codes, side: int, confidence: float, seed: int) -> Iterator[Codes]:
+    """Bootstrap repetitions of counts, in chunks that fit memory: drawing rows is drawing the table's cells."""
     rng = np.random.default_rng(seed)
     rows = int(counts.sum())
-    return rng.multinomial(rows, counts / rows, size=_repetitions(confidence))
+    chunk = max(CHUNK_CELLS // max(side * side, len(counts)), 1)
+    left = _repetitions(confidence)
+    while left > 0:
+        yield rng.multinomial(rows, counts / rows, size=min(chunk, left))
+        left -= chunk
 
 
 def _repetitions(confidence: float) -> int:

@@ -53,31 +53,33 @@ def confusion(truth: Codes, labels: Codes, classes: int) -> Codes:
 
 def balanced_accuracy(truth: Codes, labels: Codes, classes: int) -> float:
     """Mean recall of the classes that occur in `truth`."""
-    return balanced_accuracy_of(confusion(truth, labels, classes))
+    return float(balanced_accuracy_of(confusion(truth, labels, classes)))
 
 
-def balanced_accuracy_of(table: NDArray[np.generic]) -> float:
-    """Balanced accuracy of a confusion table."""
-    counts = table.astype(np.float64)
-    rows = counts.sum(axis=1)
-    seen = rows > 0
-    return float((np.diag(counts)[seen] / rows[seen]).mean())
+def balanced_accuracy_of(tables: NDArray[np.number]) -> Floats:
+    """Balanced accuracy of confusion tables, shape (..., classes, classes)."""
+    rows = tables.sum(axis=-1)
+    recalls = np.diagonal(tables, axis1=-2, axis2=-1) / np.maximum(rows, TINY)
+    return _mean_where(recalls, rows > 0)
 
 
 def f1(truth: Codes, labels: Codes, classes: int, positive: int | None = None) -> float:
     """F1 of the positive class; without one, the mean F1 of the classes that occur (macro)."""
-    return f1_of(confusion(truth, labels, classes), positive)
+    return float(f1_of(confusion(truth, labels, classes), positive))
 
 
-def f1_of(table: NDArray[np.generic], positive: int | None = None) -> float:
-    """F1 of a confusion table; 0 where a class is neither true nor decided."""
-    counts = table.astype(np.float64)
-    involved = counts.sum(axis=0) + counts.sum(axis=1)
-    scores = 2 * np.diag(counts) / np.maximum(involved, TINY)
+def f1_of(tables: NDArray[np.number], positive: int | None = None) -> Floats:
+    """F1 of confusion tables, shape (..., classes, classes); 0 where a class is neither true nor decided."""
+    involved = tables.sum(axis=-2) + tables.sum(axis=-1)
+    scores = 2 * np.diagonal(tables, axis1=-2, axis2=-1) / np.maximum(involved, TINY)
     if positive is not None:
-        return float(scores[positive])
-    seen = involved > 0
-    return float(scores[seen].mean())
+        return np.asarray(scores[..., positive], dtype=np.float64)
+    return _mean_where(scores, involved > 0)
+
+
+def _mean_where(values: Floats, kept: NDArray[np.bool_]) -> Floats:
+    mean = np.where(kept, values, 0.0).sum(axis=-1) / np.maximum(kept.sum(axis=-1), 1)
+    return np.asarray(mean, dtype=np.float64)
 
 
 def roc_auc(truth: NDArray[np.bool_], scores: Floats) -> float:
