@@ -162,7 +162,8 @@ def resolve(text: str) -> tuple[ScalarValue, str | None]:
         return text == "true", None
     for pattern, reason in _TRAPS:
         if pattern.fullmatch(text):
-            return text, f'{_short(text)} {reason}, or "{_short(text)}" in quotes for the text'
+            joint = ", or" if "; write" in reason else "; write"
+            return text, f'{_short(text)} {reason}{joint} "{_short(text)}" in quotes for the text'
     if "\t" in text:
         return text, "holds a tab; use spaces, or quote the text"
     number = _number(text)

@@ -7,7 +7,8 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, WithJsonSchema
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from shipworthy.contract.expressions import did_you_mean
@@ -172,6 +173,9 @@ def _drop_ignored(node: Node, annotation: Any) -> None:
 # --- the types, walked
 
 
+_FREE: dict[type[Section], str] = {Value: "outcomes", Slices: "limits"}  # sections that also take the user's names
+
+
 def _unwrapped(annotation: Any) -> list[Any]:
     """The alternatives of an annotation without `Annotated` and None."""
     origin = get_origin(annotation)
@@ -191,7 +195,15 @@ def _section(annotation: Any) -> type[Section] | None:
 
 def _keys(section: type[Section]) -> dict[str, Any]:
     """The keys of a section as the contract writes them, with their annotations."""
-    return {info.alias or name: info.annotation for name, info in section.model_fields.items()}
+    return {info.alias or name: _whole(info) for name, info in section.model_fields.items()}
+
+
+def _whole(info: FieldInfo) -> Any:
+    """A field's annotation as it was written, with its constraints."""
+    annotation: Any = info.annotation
+    for extra in info.metadata:
+        annotation = Annotated[annotation, extra]
+    return annotation
 
 
 def _inner(annotation: Any, key: str | int) -> Any:
@@ -199,7 +211,7 @@ def _inner(annotation: Any, key: str | int) -> Any:
     section = _section(annotation)
     if section is not None:
         keys = _keys(section)
-        hidden = {Value: "outcomes", Slices: "limits"}.get(section)
+        hidden = _FREE.get(section)
         if key not in keys and hidden is not None:
             return get_args(_unwrapped(keys[hidden])[0])[1]
         return keys.get(str(key))
@@ -213,11 +225,7 @@ def _inner(annotation: Any, key: str | int) -> Any:
 
 @cache
 def _adapter(name: str) -> TypeAdapter[Any]:
-    info = Contract.model_fields[name]
-    annotation: Any = info.annotation
-    for extra in info.metadata:
-        annotation = Annotated[annotation, extra]
-    return TypeAdapter(annotation)
+    return TypeAdapter(_whole(Contract.model_fields[name]))
 
 
 # --- nodes to sections
@@ -228,7 +236,8 @@ def _read_sections(reading: _Reading) -> Draft:
     entries = reading.root.entries
     for key, entry in entries.items():
         if key not in Contract.model_fields:
-            guess = did_you_mean(key, Contract.model_fields) or "; the sections are " + ", ".join(Contract.model_fields)
+            free = [name for name in Contract.model_fields if name not in entries]
+            guess = did_you_mean(key, free) or "; the sections are " + ", ".join(Contract.model_fields)
             reading.report((key,), f"there is no section {key!r}{guess}", at_key=True)
         elif key == "checks":
             _read_checks(entry, draft, reading)
@@ -237,7 +246,8 @@ def _read_sections(reading: _Reading) -> Draft:
     for name, info in Contract.model_fields.items():
         if name not in entries and info.is_required():
             draft.broken.add((name,))
-            reading.report((name,), f"the section is missing; expected {_wanted(info.annotation)}")
+            if not _is_misspelt(name, entries, Contract):
+                reading.report((name,), f"the section is missing; expected {_wanted(_whole(info))}")
     return draft
 
 
@@ -300,9 +310,13 @@ def _report_errors(errors: list[ErrorDetails], path: Path, reading: _Reading) ->
             where = (*where, rest[0])
         if where in told or where in reading.secret or _is_refused(node, where, reading):
             continue
+        if (absent and _is_misspelt(where[-1], _given(where[:-1], reading), _section(_annotation(where[:-1])))) or (
+            error["type"] == "too_short" and isinstance(node, Listing) and len(node.items) >= error["ctx"]["min_length"]
+        ):
+            continue  # the unknown key, or the faulty items, are reported
         told.add(where)
         at_key = error["type"] == "extra_forbidden" or "[key]" in error["loc"]
-        message = _missing(where, reading) if absent else _message(error, where, rest, node, reading)
+        message = _missing(where) if absent else _message(error, where, rest, node, reading)
         reading.report(where, message, at_key=at_key)
 
 
@@ -335,22 +349,32 @@ def _annotation(path: Path) -> Any:
     return annotation
 
 
-def _missing(path: Path, reading: _Reading) -> str:
+def _missing(path: Path) -> str:
     if path and isinstance(path[-1], int):
         return "expected two numbers, [lowest, highest]"
-    section = _section(_annotation(path[:-1]))
-    node, _ = reading.find(path[:-1])
-    given = set(node.entries) if isinstance(node, Table) else set()
-    near = did_you_mean(str(path[-1]), given - set(_keys(section))) if section is not None else ""
-    near = near.replace("did you mean", "is it what is written").rstrip("?") + "?" if near else ""
-    return f"the key {path[-1]!r} is missing; expected {_wanted(_annotation(path))}{near}"
+    return f"the key {path[-1]!r} is missing; expected {_wanted(_annotation(path))}"
+
+
+def _given(path: Path, reading: _Reading) -> Collection[str]:
+    node, _ = reading.find(path)
+    return node.entries if isinstance(node, Table) else ()
+
+
+def _is_misspelt(name: str | int, given: Collection[str], section: type[Section] | None) -> bool:
+    """Whether an unknown key stands there that is reported with "did you mean `name`?"."""
+    if section is None or _FREE.get(section):
+        return False
+    keys = _keys(section)
+    free = [key for key in keys if key not in given]
+    return any(did_you_mean(key, free) == f"; did you mean {name}?" for key in given if key not in keys)
 
 
 def _wanted(annotation: Any) -> str:
     """What a value of this type looks like."""
-    choices = _unwrapped(annotation)
+    if quantity := _quantity(annotation):
+        return quantity
     words: list[str] = []
-    for choice in choices:
+    for choice in _unwrapped(annotation):
         if isinstance(choice, type) and issubclass(choice, Section):
             words.append("a mapping with " + ", ".join(_keys(choice)))
         elif get_origin(choice) is typing.Literal:
@@ -358,6 +382,16 @@ def _wanted(annotation: Any) -> str:
         else:
             words.append(_WORDS.get(get_origin(choice) or choice, "a value"))
     return " or ".join(words)
+
+
+def _quantity(annotation: Any) -> str:
+    """What a quantity with a unit looks like; empty for other types."""
+    if get_origin(annotation) in (UnionType, typing.Union):
+        return next((words for choice in get_args(annotation) if (words := _quantity(choice))), "")
+    for extra in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
+        if isinstance(extra, WithJsonSchema) and extra.json_schema is not None:
+            return f"a {extra.json_schema['description']}, such as {extra.json_schema['examples'][0]}"
+    return ""
 
 
 _WORDS: dict[Any, str] = {
@@ -425,8 +459,7 @@ def _unknown_key(where: Path, reading: _Reading) -> str:
     section = _section(_annotation(where[:-1]))
     if section is None:
         return "the key is unknown"
-    node, _ = reading.find(where[:-1])
-    given = set(node.entries) if isinstance(node, Table) else set()
+    given = _given(where[:-1], reading)
     free = [key for key in _keys(section) if key not in given]
     guess = did_you_mean(str(where[-1]), free) or "; the keys here are " + ", ".join(_keys(section))
     return f"the key {where[-1]!r} is unknown{guess}"
@@ -435,6 +468,10 @@ def _unknown_key(where: Path, reading: _Reading) -> str:
 def _wrong_option(expected: str, where: Path, node: Node, is_key: bool) -> str:
     options = re.findall(r"'([^']*)'", expected) or [expected]
     value = where[-1] if is_key else node.value if isinstance(node, Scalar) else None
+    if value is not None and str(value) in options and not is_key:
+        return f"expected {value}, not {_seen(node)}; " + (
+            "remove the quotes" if isinstance(value, str) else "quote it"
+        )
     guess = did_you_mean(str(value), options) if value is not None else ""
     listed = options[0] if len(options) == 1 else "one of " + ", ".join(options)
     return f"expected {listed}, not {repr(value) if is_key else _seen(node)}{guess}"
