@@ -1,3 +1,3 @@
 """Where heavy work runs: this machine's processes."""
 
-__all__: list[str] = []
+__all__ = ["guard", "local"]

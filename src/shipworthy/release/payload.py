@@ -1,0 +1,47 @@
+"""From a candidate to a payload: the exact files that a server loads and a budget measures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from shipworthy.bundle.deployment import write_payload
+from shipworthy.bundle.format import Baselines, Policy, Schema
+from shipworthy.contract.types import Contract
+from shipworthy.release.policy import Tuning, compile_policy
+from shipworthy.release.schema import compile_schema
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload on disk; the same inputs give the same digest."""
+
+    directory: Path
+    digest: str  # of its manifest.json
+    size_bytes: int  # of all its files but the manifest
+    schema: Schema
+    policy: Policy
+
+
+def build_payload(contract: Contract, model: bytes, tuning: Tuning, baselines: Baselines, destination: Path) -> Payload:
+    """Write model, schema, policy, baselines and manifest into the new or empty folder `destination`.
+
+    Args:
+        contract: what the system promises.
+        model: ONNX bytes, proven equal to the trained model.
+        tuning: what the calibrate part fixed.
+        baselines: of the training rows.
+        destination: where the files are written, synced.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    schema, policy = compile_schema(contract), compile_policy(contract, tuning)
+    files = {
+        "model.onnx": model,
+        "schema.json": msgspec.json.encode(schema),
+        "policy.json": msgspec.json.encode(policy),
+        "baselines.json": msgspec.json.encode(baselines),
+    }
+    digest = write_payload(destination, contract.system, contract.target.type, files)
+    return Payload(destination, digest, sum(map(len, files.values())), schema, policy)

@@ -1,0 +1,43 @@
+"""The contract's columns as the server reads them."""
+
+from shipworthy.bundle.format import ContextField, DerivedField, FeatureField, Schema
+from shipworthy.contract.types import ContextColumn, Contract, Derived, Feature
+
+
+def compile_schema(contract: Contract) -> Schema:
+    """What a request looks like and how it becomes the model's row; the same contract, the same schema."""
+    return Schema(
+        system=contract.system,
+        features=tuple(_feature(name, column) for name, column in contract.features.items()),
+        context=tuple(_context(name, column) for name, column in contract.context.items()),
+        derived=tuple(_derived(name, column) for name, column in contract.derived.items()),
+        columns=contract.model_columns,
+    )
+
+
+def _feature(name: str, column: Feature) -> FeatureField:
+    low, high = column.range or (None, None)
+    return FeatureField(
+        name=name,
+        kind=column.type,
+        unit=column.unit,
+        low=low,
+        high=high,
+        outside=column.outside,
+        values=column.values,
+        unknown=column.unknown,
+        missing=column.missing,
+    )
+
+
+def _context(name: str, column: ContextColumn) -> ContextField:
+    return ContextField(
+        name=name, kind=column.type, role=column.role, values=column.values, required=column.request == "required"
+    )
+
+
+def _derived(name: str, column: Derived) -> DerivedField:
+    low, high = column.range or (None, None)
+    return DerivedField(
+        name=name, kind=column.type, expression=column.from_, low=low, high=high, outside=column.outside
+    )

@@ -1,0 +1,129 @@
+"""One training: the job in a process of its own, its model proven equal in ONNX, a candidate back."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shipworthy.engines.local import Finished, run_process
+from shipworthy.kernel.errors import ConversionError, StorageError, TrainingError
+from shipworthy.training.job import FAILURE, MODEL, RESULT, TrainingJob, read_array, write_job
+from shipworthy.training.parity import Parity, prove_parity
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS")
+TAIL = 2000  # characters of the log shown when a training dies without a word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trained model in ONNX, with its answers and what it took."""
+
+    model_path: Path
+    model_kind: str  # in the words of its library
+    calibrate_answers: NDArray[np.float64]  # probabilities (n, classes), or predictions (n,)
+    test_answers: NDArray[np.float64]
+    edges: NDArray[np.float32]
+    edge_answers: NDArray[np.float64]
+    parity: Parity
+    seconds: float
+    cpu_seconds: float
+    max_rss_bytes: int
+    libraries: dict[str, str]
+    log: Path
+
+
+def train(job: TrainingJob, work: Path, environment: Mapping[str, str]) -> Candidate:
+    """Run the user's training function and prove the model that it returned.
+
+    Args:
+        job: what to train.
+        work: folder for the job's files; made if need be, what an earlier job left there is replaced.
+        environment: the caller's environment variables; the training sees them, with threads and seeds fixed.
+
+    Raises:
+        TrainingError: the user's code raised, hung, was killed, or returned something unusable.
+        ConversionError: the model cannot be served, or not with the same answers.
+        StorageError: `work` cannot be written.
+    """
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write_job(job, work)
+    except OSError as error:
+        raise StorageError(f"{work} cannot be written: {error.strerror or error}") from error
+    log = work / "training.log"
+    finished = run_process(
+        [sys.executable, "-P", "-m", "shipworthy.training.child", str(work.resolve())],
+        cwd=job.root,
+        env=_child_environment(environment, job),
+        timeout_s=job.timeout_s,
+        memory_bytes=job.memory_bytes,
+        log=log,
+    )
+    _require_result(job, work, finished, log)
+    return _collect(job, work, finished, log)
+
+
+def _child_environment(environment: Mapping[str, str], job: TrainingJob) -> dict[str, str]:
+    fixed = dict.fromkeys(THREADS, str(job.threads))
+    return {**environment, **fixed, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _require_result(job: TrainingJob, work: Path, finished: Finished, log: Path) -> None:
+    if finished.ended == "timeout":
+        raise TrainingError(
+            f"{job.entry} did not finish within {job.timeout_s:g} s (training.timeout) and was ended; make it faster, "
+            f"or raise training.timeout. Its output is in {log}."
+        )
+    if finished.ended == "memory":
+        raise TrainingError(
+            f"{job.entry} took more than {(job.memory_bytes or 0) / 1e6:g} MB (training.memory) and was ended; use "
+            f"less, or raise training.memory. Its output is in {log}."
+        )
+    failure = work / FAILURE
+    if failure.exists():
+        said = json.loads(failure.read_text())
+        raise (ConversionError if said["code"] == ConversionError.code else TrainingError)(said["message"])
+    if finished.returncode != 0 or not (work / RESULT).exists():
+        raise TrainingError(f"{job.entry} {_death(finished)} Its output ends with:\n{_tail(log)}")
+
+
+def _death(finished: Finished) -> str:
+    if finished.returncode == -9:
+        return "was killed by the system (signal 9), most likely for want of memory."
+    if finished.returncode < 0:
+        return f"crashed with signal {-finished.returncode}."
+    return f"ended its process with status {finished.returncode} before it returned a model."
+
+
+def _tail(log: Path) -> str:
+    size = log.stat().st_size
+    with log.open("rb") as file:
+        file.seek(max(size - TAIL, 0), os.SEEK_SET)
+        return file.read().decode(errors="replace").strip() or "(nothing)"
+
+
+def _collect(job: TrainingJob, work: Path, finished: Finished, log: Path) -> Candidate:
+    result = json.loads((work / RESULT).read_text())
+    test, edges, edge_answers = (read_array(work / f"{name}.npy") for name in ("test_answers", "edges", "edge_answers"))
+    model = work / MODEL
+    parts = {"test": (job.test, test), "edge": (edges, edge_answers)}
+    parity = prove_parity(model.read_bytes(), parts, job.names)
+    return Candidate(
+        model_path=model,
+        model_kind=result["kind"],
+        calibrate_answers=read_array(work / "calibrate_answers.npy"),
+        test_answers=test,
+        edges=edges,
+        edge_answers=edge_answers,
+        parity=parity,
+        seconds=finished.seconds,
+        cpu_seconds=finished.cpu_seconds,
+        max_rss_bytes=finished.max_rss_bytes,
+        libraries=result["libraries"],
+        log=log,
+    )
