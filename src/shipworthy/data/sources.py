@@ -29,6 +29,7 @@ from shipworthy.kernel.errors import SourceError
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_LINES = 50  # enough to tell a delimiter from a comma in a text
 CHUNK_BYTES = 16 * 2**20  # bounds the memory of the scan at a few times this
+HEAD_BYTES = 2**20  # of a file whose columns are asked for
 SHOWN_CHARACTERS = 80  # of a value in a message
 MALFORMED_SCHEMA: dict[str, type[pl.DataType]] = {
     "line": pl.Int64,
@@ -106,6 +107,26 @@ def read_file(name: str, path: Path, *, digest: str | None = None) -> SourceRead
     )
 
 
+def read_columns(name: str, source: Source, root: Path) -> tuple[str, ...]:
+    """The column names of `source`, from the head of its file where that suffices.
+
+    Raises:
+        SourceError: as for `read_source`, but for what lies beyond the head.
+    """
+    path = root / (source.path or "")
+    if source.path is None or _suffix(path) not in (".csv", ".tsv", ".txt"):
+        return tuple(read_source(name, source, root).frame.columns)
+    head = _text_head(path)
+    if not head.strip():
+        raise SourceError(f"{path}: the file is empty; it needs a header and rows")
+    _judge_encoding(head, path)
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    if b"\n" not in head:
+        head = head.replace(b"\r", b"\n")
+    delimiter = _detect_delimiter(head)
+    return tuple(_identifiers(_header(head, delimiter), path))
+
+
 def identifier(name: str, position: int) -> str:
     """The column name that stands for `name`, the column at `position` (from 1) of a file.
 
@@ -133,6 +154,20 @@ def _read_bytes(path: Path) -> bytes:
         raise SourceError(f"{path}: is a directory; name one file") from error
     except PermissionError as error:
         raise SourceError(f"{path}: may not be read; give yourself the right with chmod u+r") from error
+
+
+def _text_head(path: Path) -> bytes:
+    """The first lines of a text file, whole ones unless the first alone is longer."""
+    try:
+        opened = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+        with opened as file:
+            head: bytes = file.read(HEAD_BYTES)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        return _read_bytes(path)  # raises with the cure
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{path}: the gzip file is damaged ({error}); copy it again") from error
+    whole = head.rfind(b"\n") + 1
+    return head[:whole] if whole and len(head) == HEAD_BYTES else head
 
 
 def _unpack(raw: bytes, path: Path) -> bytes:
@@ -350,8 +385,8 @@ def _open_quote(content: bytes, path: Path) -> str:
     return f"{path} line {line}: the quote at {_shown(content[at : at + 40])} is never closed; close or double it"
 
 
-def _header(line: bytes, delimiter: str) -> list[str]:
-    row = next(csv.reader(io.StringIO(line.decode().rstrip("\r")), delimiter=delimiter))
+def _header(text: bytes, delimiter: str) -> list[str]:
+    row = next(csv.reader(io.StringIO(text.decode("utf-8", "ignore"), newline=""), delimiter=delimiter))
     return [name.strip() for name in row]
 
 
@@ -393,6 +428,8 @@ def _wrong_delimiter(
 
 def _without(content: bytes, scan: _Scan, ragged: list[int]) -> bytes:
     """The rows alone: no header, no ragged record, no blank line."""
+    if not ragged and not scan.blank.any():
+        return content[scan.ends[0] + 1 :]
     dropped = sorted({0, *ragged, *np.flatnonzero(scan.blank).tolist()})
     pieces, start = [], 0
     for record in dropped:

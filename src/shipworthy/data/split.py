@@ -13,7 +13,10 @@ from shipworthy.kernel.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Row numbers (from 0) of each part, ascending; `dropped` lie in the gap between two parts."""
+    """Row numbers (from 0) of each part: in the order of time, or shuffled.
+
+    So the last rows of a part are a fair judge of a model that was fitted on those before.
+    """
 
     train: NDArray[np.int64]
     calibrate: NDArray[np.int64]
@@ -70,9 +73,9 @@ def _by_time(contract: Contract, frame: pl.DataFrame) -> Split:
     known_for_test = _known(sorted_moments, test_from, gap)
     known_for_calibrate = _known(sorted_moments, calibrate_from, gap) if calibrate else known_for_test
     return Split(
-        train=np.sort(order[: min(known_for_calibrate, calibrate_from)]),
-        calibrate=np.sort(order[calibrate_from : max(known_for_test, calibrate_from)]) if calibrate else order[:0],
-        test=np.sort(order[test_from:]),
+        train=order[: min(known_for_calibrate, calibrate_from)],
+        calibrate=order[calibrate_from : max(known_for_test, calibrate_from)],
+        test=order[test_from:],
         dropped=int(calibrate_from - min(known_for_calibrate, calibrate_from))
         + int(test_from - max(known_for_test, calibrate_from)),
     )
@@ -96,24 +99,21 @@ def _by_subject(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
     name = _column(contract, "subject")
     subjects = frame[name].unique().sort()
     shuffled = subjects.gather(_permutation(len(subjects), seed))
-    place = frame.select(
-        pl.col(name).replace_strict(shuffled, pl.int_range(len(shuffled), eager=True), return_dtype=pl.Int64)
-    )
-    places = place.to_series().to_numpy()
-    before = np.concatenate(([0], np.cumsum(np.bincount(places, minlength=len(shuffled)))[:-1]))  # rows ahead of each
-    return _cut(contract, before[places], np.arange(frame.height))
+    numbers = pl.int_range(len(shuffled), eager=True)
+    found = frame.select(pl.col(name).replace_strict(shuffled, numbers, return_dtype=pl.Int64)).to_series().to_numpy()
+    ahead = np.concatenate(([0], np.cumsum(np.bincount(found))[:-1]))  # rows of the subjects before each
+    return _cut(contract, ahead[found])
 
 
 def _at_random(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
+    shuffled = _permutation(frame.height, seed)
     if contract.target.type == "regression":
-        return _cut(contract, _permutation(frame.height, seed), np.arange(frame.height))
+        return _cut(contract, shuffled)
     codes = target_array(contract, frame)
-    parts = []
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
-        parts.append(_cut(contract, _permutation(len(rows), seed + int(code)), rows))
-    train, calibrate, test = (np.sort(np.concatenate([getattr(part, name) for part in parts])) for name in _PARTS)
-    return Split(train, calibrate, test)
+    parts = [_cut(contract, shuffled, np.flatnonzero(codes == code)) for code in np.unique(codes)]
+    train, calibrate, test = (np.concatenate([getattr(part, name) for part in parts]) for name in _PARTS)
+    mixed = [part[np.argsort(shuffled[part])] for part in (train, calibrate, test)]
+    return Split(mixed[0], mixed[1], mixed[2])
 
 
 _PARTS = ("train", "calibrate", "test")
@@ -123,14 +123,14 @@ def _permutation(rows: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(rows)
 
 
-def _cut(contract: Contract, places: NDArray[np.int64], rows: NDArray[np.int64]) -> Split:
-    """Rows by their place in a shuffled order: first test, then calibrate, then train."""
-    calibrate, test = _sizes(contract, len(rows))
-    return Split(
-        train=rows[places >= test + calibrate],
-        calibrate=rows[(places >= test) & (places < test + calibrate)],
-        test=rows[places < test],
-    )
+def _cut(contract: Contract, places: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> Split:
+    """Part `rows` (all of them when None) in the order of their `places`; equal places stay together."""
+    rows = np.arange(len(places)) if rows is None else rows
+    order = rows[np.argsort(places[rows], kind="stable")]
+    calibrate, test = _sizes(contract, len(order))
+    ranked = places[order]
+    calibrate_from, test_from = (_start(ranked, len(order) - size) for size in (test + calibrate, test))
+    return Split(order[:calibrate_from], order[calibrate_from:test_from], order[test_from:])
 
 
 def _judge(contract: Contract, frame: pl.DataFrame, parts: Split) -> None:
