@@ -102,7 +102,7 @@ def test_a_model_does_not_differ_from_itself(draw: Draw, metric: str) -> None:
 @pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1"])
 def test_flawless_answers_on_few_rows_are_not_believed_to_be_flawless(metric: str) -> None:
     truth = np.arange(60) % 2
-    found = estimate(metric, Sample(truth, 2, 1), two_columns(20.0 * truth - 10), confidence=0.95)
+    found = estimate(metric, Sample(truth, 2, 1), two_columns(20 * truth.astype(np.float64) - 10), confidence=0.95)
     assert found.value == 1
     assert 0.8 < found.low < 0.97
 

@@ -166,7 +166,8 @@ def judge_better_than_baseline(trial: Trial) -> Verdict:
     """Pass if the bound of the paired difference to the trivial baseline shows an improvement; else fail.
 
     The baseline is the best answer that needs no inputs: class frequencies of the train part, their most
-    frequent class (for F1 the positive one), mean or median. With enough rows, not being able to tell a payload
+    frequent class (for F1 the positive one), mean or median, or guessing (`expected_by_chance`). With enough rows,
+    not being able to tell a payload
     from it is a fail and not a lack of rows: pure noise is refused however many rows there are. In the verdict
     the interval is that of the difference, moved to the baseline's value so that all numbers share a scale.
 
@@ -252,15 +253,28 @@ def _judge_value(trial: Trial, side: Side, value: float) -> Verdict:
 
 
 def _difference_to_baseline(trial: Trial) -> tuple[float, Estimate]:
-    if trial.metric == "average_precision":  # its expectation for a random order lies above the positive share
-        trivial = random_average_precision(trial.sample)
-        measured = estimate(trial.metric, trial.sample, trial.answers, confidence=trial.confidence)
-        return trivial, Estimate(measured.value - trivial, measured.low - trivial, measured.high - trivial)
+    expected = expected_by_chance(trial)
+    if expected is not None:
+        found = estimate(trial.metric, trial.sample, trial.answers, confidence=trial.confidence, seed=trial.seed)
+        return expected, Estimate(found.value - expected, found.low - expected, found.high - expected)
     trivial_answers = baseline_answers(trial)
     difference = estimate_difference(
         trial.metric, trial.sample, trial.answers, trivial_answers, confidence=trial.confidence, seed=trial.seed
     )
     return point(trial.metric, trial.sample, trivial_answers), difference
+
+
+def expected_by_chance(trial: Trial) -> float | None:
+    """What guessing gets where it beats every constant answer, else None.
+
+    A random order has an average precision above the positive share; guessing classes by their frequencies has a
+    macro F1 of one over the number of classes, the most that is possible without looking.
+    """
+    if trial.metric == "average_precision":
+        return random_average_precision(trial.sample)
+    if trial.metric == "f1" and trial.sample.positive is None:
+        return 1 / len(np.unique(trial.sample.truth))
+    return None
 
 
 def baseline_answers(trial: Trial) -> Answers:
