@@ -1,20 +1,18 @@
 """Contract text to a `Contract`, or every problem in it at once, each with file, line, column, key and cure."""
 
 import re
-import typing
 from collections.abc import Collection, Mapping
 from functools import cache
-from types import UnionType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError, WithJsonSchema
-from pydantic.fields import FieldInfo
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from shipworthy.contract.expressions import did_you_mean
 from shipworthy.contract.nodes import Entry, Listing, Node, Path, Place, Scalar, Table, compose, dotted, plain, walk
+from shipworthy.contract.outline import FREE, inner, keys_of, section_of, wanted, whole
 from shipworthy.contract.sense import Draft, check_presence, check_sense
-from shipworthy.contract.types import RESERVED, VERSION, Contract, Section, Slices, Value
+from shipworthy.contract.types import RESERVED, VERSION, Contract, Section
 from shipworthy.kernel.errors import ContractError, InternalError, Problem
 
 _MAX_SEEN = 60  # characters of a value that a message repeats
@@ -160,72 +158,19 @@ def _drop_ignored(node: Node, annotation: Any) -> None:
     """Remove `x-…` keys from every mapping that is a section; in other mappings keys are the user's names."""
     if isinstance(node, Listing):
         for item in node.items:
-            _drop_ignored(item, _inner(annotation, 0))
+            _drop_ignored(item, inner(annotation, 0))
     if not isinstance(node, Table):
         return
-    if _section(annotation) is not None:
+    if section_of(annotation) is not None:
         for key in [key for key in node.entries if key.startswith("x-")]:
             del node.entries[key]
     for key, entry in node.entries.items():
-        _drop_ignored(entry.node, _inner(annotation, key))
-
-
-# --- the types, walked
-
-
-_FREE: dict[type[Section], str] = {Value: "outcomes", Slices: "limits"}  # sections that also take the user's names
-
-
-def _unwrapped(annotation: Any) -> list[Any]:
-    """The alternatives of an annotation without `Annotated` and None."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _unwrapped(get_args(annotation)[0])
-    if origin in (UnionType, typing.Union):
-        return [part for choice in get_args(annotation) if choice is not type(None) for part in _unwrapped(choice)]
-    return [annotation]
-
-
-def _section(annotation: Any) -> type[Section] | None:
-    for choice in _unwrapped(annotation):
-        if isinstance(choice, type) and issubclass(choice, Section):
-            return choice
-    return None
-
-
-def _keys(section: type[Section]) -> dict[str, Any]:
-    """The keys of a section as the contract writes them, with their annotations."""
-    return {info.alias or name: _whole(info) for name, info in section.model_fields.items()}
-
-
-def _whole(info: FieldInfo) -> Any:
-    """A field's annotation as it was written, with its constraints."""
-    annotation: Any = info.annotation
-    for extra in info.metadata:
-        annotation = Annotated[annotation, extra]
-    return annotation
-
-
-def _inner(annotation: Any, key: str | int) -> Any:
-    """The annotation of the value under `key`; None where there is no such key."""
-    section = _section(annotation)
-    if section is not None:
-        keys = _keys(section)
-        hidden = _FREE.get(section)
-        if key not in keys and hidden is not None:
-            return get_args(_unwrapped(keys[hidden])[0])[1]
-        return keys.get(str(key))
-    for choice in _unwrapped(annotation):
-        if get_origin(choice) is dict:
-            return get_args(choice)[1]
-        if get_origin(choice) is tuple:
-            return get_args(choice)[0]
-    return None
+        _drop_ignored(entry.node, inner(annotation, key))
 
 
 @cache
 def _adapter(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_whole(Contract.model_fields[name]))
+    return TypeAdapter(whole(Contract.model_fields[name]))
 
 
 # --- nodes to sections
@@ -247,7 +192,7 @@ def _read_sections(reading: _Reading) -> Draft:
         if name not in entries and info.is_required():
             draft.broken.add((name,))
             if not _is_misspelt(name, entries, Contract):
-                reading.report((name,), f"the section is missing; expected {_wanted(_whole(info))}")
+                reading.report((name,), f"the section is missing; expected {wanted(whole(info))}")
     return draft
 
 
@@ -310,7 +255,7 @@ def _report_errors(errors: list[ErrorDetails], path: Path, reading: _Reading) ->
             where = (*where, rest[0])
         if where in told or where in reading.secret or _is_refused(node, where, reading):
             continue
-        if (absent and _is_misspelt(where[-1], _given(where[:-1], reading), _section(_annotation(where[:-1])))) or (
+        if (absent and _is_misspelt(where[-1], _given(where[:-1], reading), section_of(_annotation(where[:-1])))) or (
             error["type"] == "too_short" and isinstance(node, Listing) and len(node.items) >= error["ctx"]["min_length"]
         ):
             continue  # the unknown key, or the faulty items, are reported
@@ -345,14 +290,14 @@ def _is_refused(node: Node, where: Path, reading: _Reading) -> bool:
 def _annotation(path: Path) -> Any:
     annotation: Any = Contract
     for part in path:
-        annotation = _inner(annotation, part)
+        annotation = inner(annotation, part)
     return annotation
 
 
 def _missing(path: Path) -> str:
     if path and isinstance(path[-1], int):
         return "expected two numbers, [lowest, highest]"
-    return f"the key {path[-1]!r} is missing; expected {_wanted(_annotation(path))}"
+    return f"the key {path[-1]!r} is missing; expected {wanted(_annotation(path))}"
 
 
 def _given(path: Path, reading: _Reading) -> Collection[str]:
@@ -362,46 +307,13 @@ def _given(path: Path, reading: _Reading) -> Collection[str]:
 
 def _is_misspelt(name: str | int, given: Collection[str], section: type[Section] | None) -> bool:
     """Whether an unknown key stands there that is reported with "did you mean `name`?"."""
-    if section is None or _FREE.get(section):
+    if section is None or FREE.get(section):
         return False
-    keys = _keys(section)
+    keys = keys_of(section)
     free = [key for key in keys if key not in given]
     return any(did_you_mean(key, free) == f"; did you mean {name}?" for key in given if key not in keys)
 
 
-def _wanted(annotation: Any) -> str:
-    """What a value of this type looks like."""
-    if quantity := _quantity(annotation):
-        return quantity
-    words: list[str] = []
-    for choice in _unwrapped(annotation):
-        if isinstance(choice, type) and issubclass(choice, Section):
-            words.append("a mapping with " + ", ".join(_keys(choice)))
-        elif get_origin(choice) is typing.Literal:
-            words.append("one of " + ", ".join(str(option) for option in get_args(choice)))
-        else:
-            words.append(_WORDS.get(get_origin(choice) or choice, "a value"))
-    return " or ".join(words)
-
-
-def _quantity(annotation: Any) -> str:
-    """What a quantity with a unit looks like; empty for other types."""
-    if get_origin(annotation) in (UnionType, typing.Union):
-        return next((words for choice in get_args(annotation) if (words := _quantity(choice))), "")
-    for extra in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
-        if isinstance(extra, WithJsonSchema) and extra.json_schema is not None:
-            return f"a {extra.json_schema['description']}, such as {extra.json_schema['examples'][0]}"
-    return ""
-
-
-_WORDS: dict[Any, str] = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    dict: "a mapping (key: value)",
-    tuple: "a list, such as [first, second]",
-}
 _PATTERNS = {
     r"^[A-Za-z_][A-Za-z0-9_]*$": "a name of letters, digits and _, not starting with a digit (rename it in prepare)",
     r"^[a-z][a-z0-9-]{0,62}$": "a name of small letters, digits and -, starting with a letter, at most 63 long",
@@ -443,7 +355,7 @@ def _message(error: ErrorDetails, where: Path, rest: Path, node: Node, reading: 
     if kind == "string_too_long":
         return f"the text is longer than {context['max_length']} characters"
     cure = _cure(kind, node)
-    return f"expected {_wanted(_annotation(where))}, not {seen}{cure}"
+    return f"expected {wanted(_annotation(where))}, not {seen}{cure}"
 
 
 def _wrong_length(where: Path, node: Node, context: Mapping[str, Any]) -> str:
@@ -456,12 +368,12 @@ def _wrong_length(where: Path, node: Node, context: Mapping[str, Any]) -> str:
 
 
 def _unknown_key(where: Path, reading: _Reading) -> str:
-    section = _section(_annotation(where[:-1]))
+    section = section_of(_annotation(where[:-1]))
     if section is None:
         return "the key is unknown"
     given = _given(where[:-1], reading)
-    free = [key for key in _keys(section) if key not in given]
-    guess = did_you_mean(str(where[-1]), free) or "; the keys here are " + ", ".join(_keys(section))
+    free = [key for key in keys_of(section) if key not in given]
+    guess = did_you_mean(str(where[-1]), free) or "; the keys here are " + ", ".join(keys_of(section))
     return f"the key {where[-1]!r} is unknown{guess}"
 
 

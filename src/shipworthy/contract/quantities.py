@@ -64,6 +64,40 @@ class Money:
         return f"{self.amount:g} {self.currency}"
 
 
+def format_duration(seconds: float) -> str:
+    """A duration as the contract writes it, in the largest unit that needs no fraction.
+
+    >>> format_duration(5400.0), format_duration(0.2)
+    ('90min', '200ms')
+    """
+    for unit, length in reversed(SECONDS.items()):
+        count = round(seconds / length, 9)
+        if count >= 1 and count == int(count):
+            return f"{int(count)}{unit}"
+    return f"{seconds / SECONDS['ms']:g}ms"
+
+
+def format_share(fraction: float) -> str:
+    """A share as the contract writes it.
+
+    >>> format_share(0.025)
+    '2.5%'
+    """
+    return f"{fraction * 100:.10g}%"
+
+
+def format_size(size_bytes: int) -> str:
+    """A size as the contract writes it, in the largest unit that needs no fraction.
+
+    >>> format_size(20_000_000)
+    '20MB'
+    """
+    for unit, length in reversed(BYTES.items()):
+        if size_bytes >= length and size_bytes % length == 0:
+            return f"{size_bytes // length}{unit}"
+    return f"{size_bytes / BYTES['kB']:.10g}kB"
+
+
 def parse_money(text: Any) -> Money:
     """The sum that a text such as `120 USD` names.
 

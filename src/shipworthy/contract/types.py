@@ -55,196 +55,238 @@ class Section(BaseModel):
 class AtMost(Section):
     """An upper limit on a share."""
 
-    at_most: Share
+    at_most: Share = Field(description="the largest share allowed")
 
 
 class AtLeastRows(Section):
     """A lower limit on a number of rows."""
 
-    at_least: Annotated[int, Field(ge=1)]
+    at_least: Annotated[int, Field(ge=1)] = Field(description="the smallest number of rows")
 
 
 class MaxAge(Section):
     """How old the newest row may be."""
 
-    at_most: Duration
+    at_most: Duration = Field(description="the newest row may be this old")
 
 
 class Source(Section):
     """Where rows come from: a file in the project, or a query on a database."""
 
-    path: Text | None = None  # CSV, JSONL or Parquet, relative to the project
-    url: Text | None = None  # database or HTTP address; secrets only as ${NAME}
-    query: Text | None = None  # SQL, with url
-    retries: Annotated[int, Field(ge=0, le=20)] = 0
-    watermark: Name | None = None  # column that only grows; without it the source is read again
+    path: Text | None = Field(None, description="CSV, JSONL or Parquet file, relative to the project")
+    url: Text | None = Field(None, description="database or HTTP address; secrets only as `${NAME}`")
+    query: Text | None = Field(None, description="SQL that a database answers; with `url`")
+    retries: Annotated[int, Field(ge=0, le=20)] = Field(0, description="how often a failed read is tried again")
+    watermark: Name | None = Field(
+        None, description="column that only grows; without it the source is read again each time"
+    )
 
 
 class Accept(Section):
     """When a batch as a whole is good enough to become a snapshot."""
 
-    rows: AtLeastRows | None = None
-    quarantined: AtMost | None = None
-    age: MaxAge | None = None
+    rows: AtLeastRows | None = Field(None, description="how many accepted rows a batch needs")
+    quarantined: AtMost | None = Field(None, description="share of rows that may break a rule")
+    age: MaxAge | None = Field(None, description="how old the newest row may be, by the time column")
 
 
 class Data(Section):
     """Sources, how they become one frame, and what a batch must satisfy."""
 
-    sources: Annotated[dict[Name, Source], Field(min_length=1)]
-    prepare: Text | None = None  # `file.py:function` (sources -> polars frame) or a SQL text
-    accept: Accept = Accept()
+    sources: Annotated[dict[Name, Source], Field(min_length=1)] = Field(description="name to source")
+    prepare: Text | None = Field(
+        None, description="makes one frame of the sources: `file.py:function` (polars frames in, one out) or a SQL text"
+    )
+    accept: Accept = Field(Accept(), description="what a batch must satisfy")
 
 
 class Column(Section):
     """What a feature and a context column have in common."""
 
-    type: Kind
-    unit: Text | None = None
-    range: Bounds | None = None
-    values: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # of a category, quoted text
-    zone: Text | None = None  # IANA time zone of a datetime written without one
-    personal: bool = False
-    description: Text | None = None
+    type: Kind = Field(description="what the column holds")
+    unit: Text | None = Field(None, description="unit of a number, for readers")
+    range: Bounds | None = Field(None, description="lowest and highest value, both allowed; of a number")
+    values: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="the values of a category, as quoted text"
+    )
+    zone: Text | None = Field(None, description="IANA time zone of a datetime that is written without one")
+    personal: bool = Field(False, description="whether it is personal data")
+    description: Text | None = Field(None, description="what it means, for readers")
 
 
 class ContextColumn(Column):
     """Recorded with each prediction, never a model input."""
 
-    role: Role
-    reference: str | None = None  # of a protected column: the group others are compared with
-    request: Literal["required", "optional"] = "optional"
+    role: Role = Field(
+        description="name of the row, person or thing, time; judged for fairness, or for quality by group"
+    )
+    reference: str | None = Field(None, description="of a protected column: the group that others are compared with")
+    request: Literal["required", "optional"] = Field("optional", description="whether a request must carry it")
 
 
 class Feature(Column):
     """What a caller sends and the model sees."""
 
-    outside: Literal["reject", "clip", "missing", "review"] = "reject"  # of its range
-    unknown: Literal["reject", "missing", "review"] = "reject"  # category
-    missing: Literal["reject", "allow"] = "reject"
+    outside: Literal["reject", "clip", "missing", "review"] = Field(
+        "reject", description="what happens to a value beyond the range"
+    )
+    unknown: Literal["reject", "missing", "review"] = Field(
+        "reject", description="what happens to a category that is not listed"
+    )
+    missing: Literal["reject", "allow"] = Field("reject", description="whether the value may be absent")
 
 
 class Derived(Section):
     """Computed row by row, alike in tables and in the server; x/0 is missing."""
 
-    from_: Annotated[str, Field(alias="from", min_length=1)]
-    type: Literal["float", "int", "bool"]
-    unit: Text | None = None
-    range: Bounds | None = None
-    outside: Literal["reject", "clip", "missing", "review"] = "missing"
-    description: Text | None = None
+    from_: Annotated[str, Field(alias="from", min_length=1)] = Field(
+        description="expression over features, time columns and derived columns above"
+    )
+    type: Literal["float", "int", "bool"] = Field(
+        description="what the expression gives; `int` asks for one that is whole by construction"
+    )
+    unit: Text | None = Field(None, description="unit of a number, for readers")
+    range: Bounds | None = Field(None, description="lowest and highest value, both allowed")
+    outside: Literal["reject", "clip", "missing", "review"] = Field(
+        "missing", description="what happens to a value beyond the range"
+    )
+    description: Text | None = Field(None, description="what it means, for readers")
 
 
 class Check(Section):
     """A rule between the columns of one row."""
 
-    name: Text
-    expect: Text
-    failing: AtMost = AtMost.model_construct(at_most=0.0)
+    name: Text = Field(description="what reports call the rule")
+    expect: Text = Field(
+        description="condition over features, context and derived columns; a row where it is missing passes"
+    )
+    failing: AtMost = Field(
+        AtMost.model_construct(at_most=0.0), description="share of rows that may fail; those that do are quarantined"
+    )
 
 
 class Target(Section):
     """What is predicted, and when its truth is known."""
 
-    column: Name
-    type: Task
-    values: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # classes, quoted text
-    positive: str | None = None  # binary: the class whose probability is thresholded
-    unit: Text | None = None
-    range: Bounds | None = None
-    known_after: Duration | None = None
+    column: Name = Field(description="column of the prepared data")
+    type: Task = Field(description="binary and multiclass predict a class, regression a number")
+    values: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        None, description="the classes as quoted text; not for a regression"
+    )
+    positive: str | None = Field(None, description="binary: the class that the probability and the threshold are of")
+    unit: Text | None = Field(None, description="unit of a regression")
+    range: Bounds | None = Field(None, description="of a regression: lowest and highest value, both allowed")
+    known_after: Duration | None = Field(
+        None, description="how long after the row its truth is known; the gap of a split by time"
+    )
 
 
 class Split(Section):
     """How rows are parted into train, calibrate and test."""
 
-    by: Literal["time", "random", "subject"] = "random"
-    calibrate: Share = 0.1
-    test: Share = 0.2
+    by: Literal["time", "random", "subject"] = Field(
+        "random", description="by the time column, at random, or with all rows of a subject in one part"
+    )
+    calibrate: Share = Field(0.1, description="share of rows on which probabilities and thresholds are set")
+    test: Share = Field(0.2, description="share of rows that only the gates see")
 
 
 class Parameter(Section):
     """The space of one searched parameter: a range, or choices."""
 
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: float | None = None
-    choices: Annotated[tuple[str | int | float | bool, ...], Field(min_length=1)] | None = None
+    low: float | None = Field(None, description="lowest value")
+    high: float | None = Field(None, description="highest value")
+    log: bool = Field(False, description="whether to search the logarithm")
+    step: float | None = Field(None, description="distance of the values tried")
+    choices: Annotated[tuple[str | int | float | bool, ...], Field(min_length=1)] | None = Field(
+        None, description="the values tried; instead of low and high"
+    )
 
 
 class Search(Section):
     """A search over parameters."""
 
-    trials: Annotated[int, Field(ge=1, le=10_000)]
-    minimise: Metric | None = None
-    maximise: Metric | None = None
-    params: Annotated[dict[Name, Parameter], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1, le=10_000)] = Field(description="how many settings are tried")
+    minimise: Metric | None = Field(None, description="loss to minimise")
+    maximise: Metric | None = Field(None, description="metric to maximise")
+    params: Annotated[dict[Name, Parameter], Field(min_length=1)] = Field(description="parameter to its space")
 
 
 class Training(Section):
     """The user's training code and how it is run."""
 
-    entry: Entry
-    split: Split = Split()
-    search: Search | None = None
-    params: dict[Name, str | int | float | bool] = {}  # handed to the entry as they stand
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    timeout: Duration = 3600.0
-    memory: Size | None = None
+    entry: Entry = Field(
+        description="`file.py:function`, which takes (frame, params, context) and gives a fitted model"
+    )
+    split: Split = Field(Split(), description="how rows are parted")
+    search: Search | None = Field(None, description="search over parameters")
+    params: dict[Name, str | int | float | bool] = Field(
+        {}, description="fixed parameters, handed to the entry as they stand"
+    )
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(0, description="seed of everything random")
+    timeout: Duration = Field(3600.0, description="after this the training is stopped")
+    memory: Size | None = Field(None, description="memory that the training may take")
 
 
 class Threshold(Section):
     """Where a probability becomes the positive class: fixed, or chosen on the calibrate part."""
 
-    at: Probability | None = None
-    maximise: Literal["value", "f1", "balanced_accuracy", "accuracy"] | None = None
+    at: Probability | None = Field(None, description="fixed probability")
+    maximise: Literal["value", "f1", "balanced_accuracy", "accuracy"] | None = Field(
+        None, description="chosen on the calibrate part, then fixed in the payload"
+    )
 
 
 class Review(Section):
     """Which answers a person looks at, and what is answered meanwhile."""
 
-    confidence_below: Probability
-    answer: str | None = None  # an action; without it the model's own decision stands
+    confidence_below: Probability = Field(description="answers with less confidence go to a person")
+    answer: str | None = Field(None, description="action that is answered meanwhile; without it the model's own")
 
 
 class Rule(Section):
     """One fallback rule."""
 
-    if_: Annotated[str, Field(alias="if", min_length=1)]
-    then: str | float
+    if_: Annotated[str, Field(alias="if", min_length=1)] = Field(
+        description="condition over features, context and derived columns"
+    )
+    then: str | float = Field(description="action that is answered; a number for a regression without bands")
 
 
 class Fallback(Section):
     """What is answered when the model cannot: first matching rule, else `otherwise`."""
 
-    rules: tuple[Rule, ...] = ()
-    otherwise: str | float
+    rules: tuple[Rule, ...] = Field((), description="first matching rule wins")
+    otherwise: str | float = Field(
+        description="action that is answered when no rule matches; a number for a regression without bands"
+    )
 
 
 class Band(Section):
     """Regression: the action of predictions below an edge; the last band has none."""
 
-    action: Name
-    below: float | None = None
+    action: Name = Field(description="action of the band")
+    below: float | None = Field(None, description="upper edge, not included; the last band has none")
 
 
 class Decision(Section):
     """From a prediction to an action."""
 
-    actions: dict[str, str] | None = None  # class -> action
-    bands: Annotated[tuple[Band, ...], Field(min_length=1)] | None = None  # regression
-    threshold: Threshold | None = None  # binary
-    review: Review | None = None
-    fallback: Fallback
-    interval: Share = 0.9  # coverage of a regression's interval
+    actions: dict[str, str] | None = Field(None, description="class to action; without it the action is the class")
+    bands: Annotated[tuple[Band, ...], Field(min_length=1)] | None = Field(
+        None, description="of a regression: actions by rising prediction"
+    )
+    threshold: Threshold | None = Field(None, description="binary: where a probability becomes the positive class")
+    review: Review | None = Field(None, description="which answers a person looks at")
+    fallback: Fallback = Field(description="what is answered when the model cannot")
+    interval: Share = Field(0.9, description="coverage of a regression's interval")
 
 
 class Value(Section):
     """What each action is worth when the truth is each class, in one currency."""
 
-    unit: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    outcomes: dict[str, dict[str, float]]  # action -> class -> sum
+    unit: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(description="currency")
+    outcomes: dict[str, dict[str, float]] = Field(description="action to class to what one such decision is worth")
 
     @model_validator(mode="before")
     @classmethod
@@ -257,55 +299,61 @@ class Value(Section):
 class MetricLimit(Section):
     """What a metric's confidence bound must reach."""
 
-    better_than: Literal["baseline"] | None = None
-    at_least: float | None = None
-    at_most: float | None = None
+    better_than: Literal["baseline"] | None = Field(
+        None, description="`baseline` is the best answer that ignores the inputs"
+    )
+    at_least: float | None = Field(None, description="of metrics where higher is better")
+    at_most: float | None = Field(None, description="of losses")
 
 
 class ChampionLimit(Section):
     """How much worse than the serving release a metric may be."""
 
-    no_worse_by: Annotated[float, Field(ge=0)]
+    no_worse_by: Annotated[float, Field(ge=0)] = Field(description="margin, in units of the metric")
 
 
 class ValueLimit(Section):
     """What one decision must be worth on average."""
 
-    at_least: Sum
+    at_least: Sum = Field(description="smallest average worth")
 
 
 class ValueGate(Section):
     """Business value."""
 
-    per_decision: ValueLimit
+    per_decision: ValueLimit = Field(description="average worth of a decision")
 
 
 class UpTo(Section):
     """A largest difference."""
 
-    at_most: Probability
+    at_most: Probability = Field(description="largest difference, 0 to 1")
 
 
 class From(Section):
     """A smallest ratio."""
 
-    at_least: Probability
+    at_least: Probability = Field(description="smallest ratio, 0 to 1")
 
 
 class FairnessLimits(Section):
     """Limits between each protected group and its reference."""
 
-    equal_opportunity_difference: UpTo | None = None
-    demographic_parity_difference: UpTo | None = None
-    equalised_odds_difference: UpTo | None = None
-    demographic_parity_ratio: From | None = None
+    equal_opportunity_difference: UpTo | None = Field(None, description="difference of true positive rates")
+    demographic_parity_difference: UpTo | None = Field(None, description="difference of positive rates")
+    equalised_odds_difference: UpTo | None = Field(
+        None, description="larger of the differences of true and of false positive rates"
+    )
+    demographic_parity_ratio: From | None = Field(None, description="ratio of positive rates")
 
 
 class Slices(Section):
     """Columns whose every group must reach the limits on its own."""
 
-    by: Annotated[tuple[Name, ...], Field(min_length=1)]
-    limits: dict[Metric, MetricLimit]
+    by: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        description="category or bool columns, or context columns with role slice"
+    )
+    limits: dict[Metric, MetricLimit] = Field(description="metric to its limit")
 
     @model_validator(mode="before")
     @classmethod
@@ -318,116 +366,128 @@ class Slices(Section):
 class Robustness(Section):
     """How many decisions may flip when inputs are noisy."""
 
-    noise_sd: Share  # of each feature's standard deviation
-    flips: AtMost
+    noise_sd: Share = Field(description="noise, as a share of each feature's standard deviation")
+    flips: AtMost = Field(description="share of decisions that may flip")
 
 
 class LatencyLimit(Section):
     """An upper limit on a duration."""
 
-    at_most: Duration
+    at_most: Duration = Field(description="longest time")
 
 
 class SizeLimit(Section):
     """An upper limit on bytes."""
 
-    at_most: Size
+    at_most: Size = Field(description="most bytes")
 
 
 class CostLimit(Section):
     """An upper limit on a sum."""
 
-    at_most: Sum
+    at_most: Sum = Field(description="highest sum")
 
 
 class Budget(Section):
     """What serving may take, measured in the real server."""
 
-    at_rps: Annotated[int, Field(ge=1, le=1_000_000)]
-    p99: LatencyLimit | None = None
-    memory: SizeLimit | None = None
-    size: SizeLimit | None = None
-    cost_per_1k: CostLimit | None = None
+    at_rps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        description="requests per second at which the budget is measured"
+    )
+    p99: LatencyLimit | None = Field(None, description="99th percentile of the answer's time")
+    memory: SizeLimit | None = Field(None, description="memory of a worker")
+    size: SizeLimit | None = Field(None, description="size of the payload")
+    cost_per_1k: CostLimit | None = Field(None, description="price of a thousand answers, by the section cost")
 
 
 class Gates(Section):
     """Limits that a candidate must meet to become a release."""
 
-    confidence: Annotated[Share, Field(gt=0.5, lt=1)] = 0.95
-    performance: Annotated[dict[Metric, MetricLimit], Field(min_length=1)]
-    champion: dict[Metric, ChampionLimit] = {}
-    value: ValueGate | None = None
-    fairness: FairnessLimits | None = None
-    slices: Slices | None = None
-    robustness: Robustness | None = None
-    budget: Budget | None = None
+    confidence: Annotated[Share, Field(gt=0.5, lt=1)] = Field(
+        0.95, description="confidence of the bounds that must meet the limits"
+    )
+    performance: Annotated[dict[Metric, MetricLimit], Field(min_length=1)] = Field(description="metric to its limit")
+    champion: dict[Metric, ChampionLimit] = Field(
+        {}, description="metric to how much worse than the serving release it may be"
+    )
+    value: ValueGate | None = Field(None, description="what a decision must be worth")
+    fairness: FairnessLimits | None = Field(None, description="limits between protected groups")
+    slices: Slices | None = Field(None, description="limits within groups")
+    robustness: Robustness | None = Field(None, description="limits under noise")
+    budget: Budget | None = Field(None, description="limits on time, memory, size and cost")
 
 
 class Cost(Section):
     """Prices that turn measured use into cost and carbon."""
 
-    usd_per_core_hour: Annotated[float, Field(ge=0)] = 0.05
-    g_co2_per_kwh: Annotated[float, Field(ge=0)] = 400.0
+    usd_per_core_hour: Annotated[float, Field(ge=0)] = Field(0.05, description="price of a core for an hour, USD")
+    g_co2_per_kwh: Annotated[float, Field(ge=0)] = Field(400.0, description="carbon of electricity, g CO2 per kWh")
 
 
 class Serving(Section):
     """How the server answers."""
 
-    timeout: Duration = 1.0
-    reasons: Annotated[int, Field(ge=0, le=50)] = 3
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    timeout: Duration = Field(1.0, description="after this the fallback answers")
+    reasons: Annotated[int, Field(ge=0, le=50)] = Field(3, description="how many reasons an answer may carry")
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(1, description="processes that answer")
 
 
 class Records(Section):
     """How predictions are kept."""
 
-    durability: Literal["sync", "async", "off"] = "sync"
-    when_full: Literal["refuse", "spool", "drop"] = "refuse"
-    keep: Duration | None = None
+    durability: Literal["sync", "async", "off"] = Field(
+        "sync", description="`sync`: on disk before the answer; `async`: soon after, bounded loss; `off`: none"
+    )
+    when_full: Literal["refuse", "spool", "drop"] = Field("refuse", description="what happens when the disk is full")
+    keep: Duration | None = Field(None, description="how long records are kept")
 
 
 class Hold(Section):
     """How long each rollout step lasts."""
 
-    at_least: Duration
-    at_most: Duration
+    at_least: Duration = Field(description="shortest time of a step")
+    at_most: Duration = Field(description="longest time of a step; undecided by then is a rollback")
 
 
 class ByShare(Section):
     """A margin as a share."""
 
-    by: Share
+    by: Share = Field(description="margin as a share")
 
 
 class BySum(Section):
     """A margin as a sum per decision."""
 
-    by: Sum
+    by: Sum = Field(description="margin as a sum per decision")
 
 
 class NoWorse(Section):
     """By how much a canary may be worse than the champion."""
 
-    errors: ByShare | None = None
-    p99: ByShare | None = None
-    value: BySum | None = None
+    errors: ByShare | None = Field(None, description="share of requests that fail")
+    p99: ByShare | None = Field(None, description="99th percentile of the answer's time")
+    value: BySum | None = Field(None, description="average worth of a decision")
 
 
 class Rollout(Section):
     """Traffic shifts in steps, each judged."""
 
-    steps: Annotated[tuple[Share, ...], Field(min_length=1)]
-    unit: Literal["subject", "key", "request"] = "subject"
-    hold: Hold
-    false_rollback: AtMost = AtMost.model_construct(at_most=0.01)
-    no_worse: NoWorse
+    steps: Annotated[tuple[Share, ...], Field(min_length=1)] = Field(description="shares of traffic, ascending to 100%")
+    unit: Literal["subject", "key", "request"] = Field("subject", description="what keeps its release during a step")
+    hold: Hold = Field(description="how long a step lasts")
+    false_rollback: AtMost = Field(
+        AtMost.model_construct(at_most=0.01), description="chance that a good release is rolled back"
+    )
+    no_worse: NoWorse = Field(description="what is judged against the champion, with its margin")
 
 
 class Environment(Section):
     """Where releases run, who must approve, how traffic shifts."""
 
-    approvals: dict[EnvironmentRole, Annotated[int, Field(ge=1, le=10)]] = {}
-    rollout: Rollout | None = None
+    approvals: dict[EnvironmentRole, Annotated[int, Field(ge=1, le=10)]] = Field(
+        {}, description="role to how many must approve"
+    )
+    rollout: Rollout | None = Field(None, description="how traffic shifts; without it at once")
 
 
 def _with_local(environments: dict[str, Environment]) -> dict[str, Environment]:
@@ -438,23 +498,23 @@ def _with_local(environments: dict[str, Environment]) -> dict[str, Environment]:
 class FalseAlarms(Section):
     """A budget of false alarms for the whole monitoring."""
 
-    at_most: Annotated[float, Field(gt=0)]
-    per: Duration
+    at_most: Annotated[float, Field(gt=0)] = Field(description="how many")
+    per: Duration = Field(description="in this time")
 
 
 class Monitor(Section):
     """How often windows are judged and how many false alarms are tolerable."""
 
-    every: Duration
-    rows: AtLeastRows
-    false_alarms: FalseAlarms
+    every: Duration = Field(description="how often a window is judged")
+    rows: AtLeastRows = Field(description="how many rows a window needs")
+    false_alarms: FalseAlarms = Field(description="budget of false alarms of all monitors together")
 
 
 class Retrain(Section):
     """What calls for training anew."""
 
-    when: tuple[Literal["drift", "performance", "data"], ...] = ()
-    at_least_every: Duration | None = None
+    when: tuple[Literal["drift", "performance", "data"], ...] = Field((), description="findings that call for training")
+    at_least_every: Duration | None = Field(None, description="training at least this often")
 
 
 class Contract(Section):
@@ -462,27 +522,33 @@ class Contract(Section):
 
     reserved: ClassVar[tuple[str, ...]] = RESERVED
 
-    shipworthy: Literal[1]
-    system: SystemName
-    purpose: Text
-    owner: Text
-    risk: Literal["minimal", "limited", "high"]
-    data: Data
-    context: dict[Name, ContextColumn] = {}
-    features: Annotated[dict[Name, Feature], Field(min_length=1)]
-    derived: dict[Name, Derived] = {}
-    checks: tuple[Check, ...] = ()
-    target: Target
-    training: Training
-    decision: Decision
-    value: Value | None = None
-    gates: Gates
-    cost: Cost = Cost()
-    serving: Serving = Serving()
-    records: Records = Records()
-    environments: Annotated[dict[SystemName, Environment], AfterValidator(_with_local)] = {"local": Environment()}
-    monitor: Monitor | None = None
-    retrain: Retrain | None = None
+    shipworthy: Literal[1] = Field(description="version of the contract's format")
+    system: SystemName = Field(description="name of the system: small letters, digits and -")
+    purpose: Text = Field(description="what it decides, in a sentence")
+    owner: Text = Field(description="who answers for it")
+    risk: Literal["minimal", "limited", "high"] = Field(description="risk class of the EU AI Act")
+    data: Data = Field(description="where rows come from and when a batch is accepted")
+    context: dict[Name, ContextColumn] = Field(
+        {}, description="name to a column that is recorded with each prediction and never a model input"
+    )
+    features: Annotated[dict[Name, Feature], Field(min_length=1)] = Field(
+        description="name to a column that a caller sends"
+    )
+    derived: dict[Name, Derived] = Field({}, description="name to a column that is computed")
+    checks: tuple[Check, ...] = Field((), description="rules between the columns of a row")
+    target: Target = Field(description="what is predicted")
+    training: Training = Field(description="how a model is trained")
+    decision: Decision = Field(description="from a prediction to an action")
+    value: Value | None = Field(None, description="what each action is worth when the truth is each class")
+    gates: Gates = Field(description="what a candidate must meet")
+    cost: Cost = Field(Cost(), description="prices")
+    serving: Serving = Field(Serving(), description="how the server answers")
+    records: Records = Field(Records(), description="how predictions are kept")
+    environments: Annotated[dict[SystemName, Environment], AfterValidator(_with_local)] = Field(
+        {"local": Environment()}, description="name to where releases run; `local` is always there and owes no approval"
+    )
+    monitor: Monitor | None = Field(None, description="how drift is watched")
+    retrain: Retrain | None = Field(None, description="what calls for training anew")
 
     def context_by_role(self, role: Role) -> tuple[str, ...]:
         """Names of the context columns with `role`, in contract order."""
