@@ -1,3 +1,3 @@
 """From the ledger to cards and reports."""
 
-__all__: list[str] = []
+__all__ = ["card"]

@@ -1,3 +1,3 @@
 """From a candidate to a payload, from verdicts to a signed release."""
 
-__all__ = ["payload", "policy", "schema"]
+__all__ = ["bill", "payload", "policy", "publish", "schema"]

@@ -214,7 +214,8 @@ def _goal_scores(goal: Goal, tp: Floats, fp: Floats, positives: float, rows: int
     if goal == "value":
         if worth is None or worth.shape != (2, 2):
             raise EvidenceError("maximising value needs what each decision is worth for each truth: the value section")
-        return (worth[1, 1] * tp + worth[1, 0] * fp + worth[0, 1] * fn + worth[0, 0] * tn) / rows
+        total: Floats = worth[1, 1] * tp + worth[1, 0] * fp + worth[0, 1] * fn + worth[0, 0] * tn
+        return total / rows
     if goal == "accuracy":
         return (tp + tn) / rows
     if goal == "f1":

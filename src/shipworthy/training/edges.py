@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.contract.types import Contract
-
 EDGE_ROWS = 10_000
 QUANTILES = 33  # of each column's training values; each is probed with its two float32 neighbours
 TINY = np.float32(1e-30)  # a magnitude that float32 holds exactly as a normal number
@@ -26,30 +24,6 @@ class EdgeColumn:
     codes: int | None = None  # of a category or bool: values are 0 to codes - 1
     is_integer: bool = False
     missing: bool = False  # whether NaN can reach the model
-
-
-def edge_columns(contract: Contract, matrix: Floats) -> tuple[EdgeColumn, ...]:
-    """What the server lets through to the model, by model column.
-
-    Args:
-        contract: gives kinds, ranges and what happens to missing and outside values.
-        matrix: shape (n, k), all rows known; where one is missing, a later one may be.
-    """
-    seen = np.isnan(matrix).any(axis=0)
-    return tuple(_edge_column(contract, name, bool(seen[at])) for at, name in enumerate(contract.model_columns))
-
-
-def _edge_column(contract: Contract, name: str, seen_missing: bool) -> EdgeColumn:
-    feature = contract.features.get(name)
-    column = feature or contract.derived[name]
-    codes = {"bool": 2, "category": len(feature.values or ()) if feature else 0}.get(column.type)
-    low, high = column.range or (None, None)
-    if column.outside == "review":  # a person looks at the answer, but the model gives it
-        low = high = None
-    gone = column.outside == "missing" and column.range is not None
-    if feature is not None:
-        gone = gone or feature.missing == "allow" or (feature.type == "category" and feature.unknown != "reject")
-    return EdgeColumn(name, low, high, codes, column.type == "int", gone or seen_missing)
 
 
 def edge_rows(

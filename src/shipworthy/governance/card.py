@@ -1,0 +1,248 @@
+"""The model card: what a release is for, what it was made of, and what is and is not evidenced about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shipworthy.bundle.format import Policy
+from shipworthy.contract.types import Contract, Derived, Feature
+
+ABSENT = "not evidenced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFacts:
+    """Where the rows came from and how many were kept."""
+
+    snapshot: str  # digest
+    rows: int
+    quarantined: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)  # why rows were quarantined
+    sources: Mapping[str, str] = field(default_factory=dict)  # name -> digest of what was read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFacts:
+    """How the model was made."""
+
+    run: str
+    model_kind: str
+    rows: Mapping[str, int]  # by part: train, calibrate, test
+    seconds: float
+    parity_rows: int  # on which the served model was compared with the trained one
+    parity_difference: float  # the largest
+    libraries: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """Everything a card is written from."""
+
+    contract: Contract
+    policy: Policy
+    version: int
+    created: str  # RFC 3339, UTC
+    author: str
+    payload: str  # digest
+    data: DataFacts
+    training: TrainingFacts
+    verdicts: Sequence[Mapping[str, Any]]  # as `Verdict.to_json` writes them
+    looks: int | None = None  # how often the test part has been looked at, if counted
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card as Markdown; the same facts give the same text. What is missing is said as 'not evidenced'."""
+    parts = (
+        _head(facts),
+        _use(facts),
+        _data(facts.data),
+        _training(facts),
+        _verdicts("Evaluation", [v for v in facts.verdicts if not _is_fairness(v)]),
+        _fairness(facts),
+        _decision(facts.policy),
+        _limits(facts),
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(facts: CardFacts) -> str:
+    contract = facts.contract
+    return f"# {contract.system}:{facts.version}\n\n" + _table(
+        ("", ""),
+        [
+            ("Purpose", contract.purpose),
+            ("Owner", contract.owner),
+            ("Risk", contract.risk),
+            ("Created", f"{facts.created} by {facts.author}"),
+            ("Payload", f"`{facts.payload}`"),
+        ],
+    )
+
+
+def _use(facts: CardFacts) -> str:
+    contract = facts.contract
+    target = contract.target
+    what = f"It predicts `{target.column}` ({target.type}"
+    what += f": {', '.join(target.values)})" if target.values else f"{', ' + target.unit if target.unit else ''})"
+    known = f" The truth is known {_duration(target.known_after)} later." if target.known_after else ""
+    columns: dict[str, Feature | Derived] = {**contract.features, **contract.derived}
+    rows = [(f"`{name}`", column.type, column.unit or "", _allowed(column)) for name, column in columns.items()]
+    return f"## Use\n\n{what}.{known}\n\n" + _table(("Input", "Type", "Unit", "Allowed"), rows)
+
+
+def _allowed(column: Feature | Derived) -> str:
+    values = column.values if isinstance(column, Feature) else None
+    if values:
+        shown = ", ".join(values[:8])
+        return shown if len(values) <= 8 else f"{shown} and {len(values) - 8} more"
+    return f"{column.range[0]:g} to {column.range[1]:g}" if column.range else "any"
+
+
+def _data(data: DataFacts) -> str:
+    share = data.quarantined / max(data.rows + data.quarantined, 1)
+    lines = [f"- snapshot `{data.snapshot}`: {data.rows:,} rows accepted"]
+    lines += [f"- source {name}: `{digest}`" for name, digest in sorted(data.sources.items())]
+    lines.append(f"- {data.quarantined:,} rows quarantined ({share:.2%})")
+    by_count = sorted(data.reasons.items(), key=lambda item: (-item[1], item[0]))
+    lines += [f"  - {reason}: {count:,}" for reason, count in by_count]
+    return "## Data\n\n" + "\n".join(lines)
+
+
+def _training(facts: CardFacts) -> str:
+    training, contract = facts.training, facts.contract
+    parts = ", ".join(f"{name} {count:,}" for name, count in training.rows.items())
+    params = ", ".join(f"{name}={value}" for name, value in contract.training.params.items()) or "none"
+    libraries = ", ".join(f"{name} {version}" for name, version in sorted(training.libraries.items())) or ABSENT
+    looks = ABSENT if facts.looks is None else f"{facts.looks}"
+    return "## Training\n\n" + "\n".join(
+        [
+            f"- {training.model_kind}, run `{training.run}`, {training.seconds:.1f} s",
+            f"- entry `{contract.training.entry}`, parameters: {params}, seed {contract.training.seed}",
+            f"- split by {contract.training.split.by}: {parts} rows",
+            f"- looks at the test part: {looks}",
+            f"- the served model equals the trained one on {training.parity_rows:,} rows: "
+            f"largest difference {training.parity_difference:.1e}",
+            f"- libraries: {libraries}",
+        ]
+    )
+
+
+def _is_fairness(verdict: Mapping[str, Any]) -> bool:
+    return str(verdict["gate"]).startswith("fairness")
+
+
+def _verdicts(title: str, verdicts: Sequence[Mapping[str, Any]]) -> str:
+    if not verdicts:
+        return f"## {title}\n\n{ABSENT}"
+    rows = [
+        (
+            f"`{verdict['gate']}`",
+            str(verdict["outcome"]),
+            _number(verdict.get("measured"), verdict.get("unit")),
+            _interval(verdict.get("interval")),
+            _number(verdict.get("limit"), verdict.get("unit")),
+            f"{verdict['rows']:,}",
+            str(verdict["reason"]),
+        )
+        for verdict in verdicts
+    ]
+    return f"## {title}\n\n" + _table(("Gate", "Outcome", "Measured", "Interval", "Limit", "Rows", "Reason"), rows)
+
+
+def _fairness(facts: CardFacts) -> str:
+    protected = facts.contract.context_by_role("protected")
+    found = [verdict for verdict in facts.verdicts if _is_fairness(verdict)]
+    if found:
+        return _verdicts("Fairness", found)
+    named = f"Protected columns: {', '.join(protected)}. " if protected else "No protected column is named. "
+    return f"## Fairness\n\n{named}Differences between groups: {ABSENT}"
+
+
+def _decision(policy: Policy) -> str:
+    lines = []
+    if policy.threshold is not None:
+        lines.append(f"- `{policy.positive}` from a calibrated probability of {policy.threshold:.4g}")
+    lines += [f"- class `{name}`: {action}" for name, action in policy.actions.items()]
+    lines += [
+        f"- {band.action}" + (f" below {band.below:g}" if band.below is not None else " for the rest")
+        for band in policy.bands
+    ]
+    lines.append(f"- {_calibration(policy)}")
+    if policy.intervals is not None:
+        widths = policy.intervals.half_widths
+        lines.append(
+            f"- intervals that hold the truth of {policy.intervals.coverage:.0%} of cases: "
+            f"± {min(widths):.4g} to {max(widths):.4g}"
+        )
+    if policy.review_below is not None:
+        answer = f", meanwhile {policy.review_answer}" if policy.review_answer else ""
+        lines.append(f"- a person reviews answers with a confidence below {policy.review_below:g}{answer}")
+    lines += [f"- when the model cannot answer and `{r.condition}`: {r.action}" for r in policy.fallback_rules]
+    lines.append(f"- when the model cannot answer: {policy.fallback_otherwise}")
+    return "## Decision\n\n" + "\n".join(lines)
+
+
+def _calibration(policy: Policy) -> str:
+    scaling = policy.calibration
+    if policy.task == "regression":
+        return "predictions are used as the model gives them"
+    if policy.task == "multiclass":
+        same = scaling.temperature == 1.0
+        return "probabilities as the model gives them" if same else f"temperature {scaling.temperature:.4g}"
+    if (scaling.slope, scaling.offset) == (1.0, 0.0):
+        return "probabilities as the model gives them: scaling did not improve held-out rows"
+    return f"Platt scaling with slope {scaling.slope:.4g} and offset {scaling.offset:.4g}"
+
+
+def _limits(facts: CardFacts) -> str:
+    open_points = [
+        f"- `{verdict['gate']}`: {verdict['outcome']}, {verdict['reason']}"
+        for verdict in facts.verdicts
+        if verdict["outcome"] in ("fail", "insufficient")
+    ]
+    gates = facts.contract.gates
+    unset = {
+        "comparison with a champion": bool(gates.champion),
+        "business value": gates.value is not None,
+        "fairness between groups": gates.fairness is not None,
+        "quality on slices": gates.slices is not None,
+        "robustness to noise": gates.robustness is not None,
+        "latency, memory and cost": gates.budget is not None,
+    }
+    missing = [f"- {name}: {ABSENT}" for name, is_set in unset.items() if not is_set]
+    scope = "- Evidence is on past rows of the snapshot above; on other populations: " + ABSENT
+    return "## Limits\n\n" + "\n".join([scope, *open_points, *missing])
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
+
+
+def _number(value: Any, unit: Any) -> str:
+    if value is None:
+        return ABSENT
+    text = f"{value:.4g}" if isinstance(value, int | float) else str(value)
+    return f"{text} {unit}" if unit and isinstance(value, int | float) else text
+
+
+def _interval(bounds: Any) -> str:
+    if bounds is None:
+        return ""
+    low, high = bounds
+    return f"{_bound(low)} to {_bound(high)}"
+
+
+def _bound(value: Any) -> str:
+    return "open" if value is None else f"{value:.4g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).replace("|", "\\|").split())
