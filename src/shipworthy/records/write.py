@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import msgspec
 
@@ -29,7 +29,6 @@ from shipworthy.records.format import (
     whole_frames,
 )
 
-Durability = Literal["sync", "async", "off"]
 SEGMENT_BYTES = 64 * 2**20  # small enough to digest, ship and compact in a second
 RETRY_AFTER_S = 0.5  # between attempts to open a segment on a disk that refused
 
@@ -103,7 +102,6 @@ class SegmentWriter:
         directory: `records/ENV`; made if missing.
         environment: name of the environment.
         worker: name of the worker; a lock keeps a second writer of that name out.
-        durability: `sync` syncs each append, `async` when `sync()` is called, `off` keeps nothing.
         now: wall clock, Unix seconds.
         monotonic: for the pause after a refusal, seconds.
         disk: where to write.
@@ -120,7 +118,6 @@ class SegmentWriter:
         environment: str,
         worker: str,
         *,
-        durability: Durability,
         now: Callable[[], float],
         monotonic: Callable[[], float],
         disk: Disk | None = None,
@@ -129,7 +126,6 @@ class SegmentWriter:
         self._directory = directory
         self._environment = environment
         self._worker = worker
-        self._durability = durability
         self._now = now
         self._monotonic = monotonic
         self._disk: Disk = disk or LocalDisk()
@@ -139,44 +135,44 @@ class SegmentWriter:
         self._refused_at: float | None = None
         self._unsynced = False
         self._guard = -1
-        if durability != "off":
+        try:
             directory.mkdir(parents=True, exist_ok=True)
             self._guard = _lock_name(directory / f".{worker}.lock", worker)
             self._number = _last_number(directory, worker)
-            try:
-                self._recover()
-            except OSError as error:
-                self.close()
-                raise StorageError(f"{directory} cannot be written: {error.strerror}; mend the disk.") from None
+            self._recover()
+        except OSError as error:
+            self.close()
+            raise StorageError(f"{directory} cannot be written: {error.strerror}; mend the disk.") from None
 
     @property
     def is_fenced(self) -> bool:
         """Whether the disk refused and no segment is open."""
         return self._refused_at is not None
 
-    def append(self, contents: Sequence[bytes]) -> None:
-        """Write `contents` as one group; with `sync`, durable when this returns.
+    def append(self, contents: Sequence[bytes], *, sync: bool = True) -> None:
+        """Write `contents` as one group; with `sync`, durable when this returns, else after the next `sync()`.
 
         Args:
             contents: encoded records.
+            sync: whether to wait for the medium.
 
         Raises:
             StorageError: the disk refused; none of the group may be acknowledged.
         """
-        if self._durability == "off" or not contents:
+        if not contents:
             return
         with self._lock:
             segment = self._open_segment()
             content = join_frames(contents)
             try:
                 self._write(segment.descriptor, content)
-                if self._durability == "sync":
+                if sync:
                     self._disk.sync(segment.descriptor)
                 if os.fstat(segment.descriptor).st_nlink == 0:
                     raise OSError(errno.ENOENT, "the segment was removed under its writer")
             except OSError as error:
                 self._fence(error)
-            self._unsynced = self._durability == "async"
+            self._unsynced = not sync
             segment.commit(content, len(contents))
             if segment.size_bytes >= self._segment_bytes:
                 self._rotate(segment)
@@ -255,8 +251,7 @@ class SegmentWriter:
     def _rotate(self, segment: _Segment) -> None:
         self._segment = None
         try:
-            if self._durability != "sync":
-                self._disk.sync(segment.descriptor)
+            self._disk.sync(segment.descriptor)
             _seal(self._disk, segment)
         except OSError:
             pass  # the records are there; only the seal is missing

@@ -1,3 +1,18 @@
-"""From traffic to answers and records. Needs no database, no ledger and no heavy library."""
+"""Traffic to answers and records: a verified payload from local disk, validation, a model thread with a deadline,
+the decision policy, a record before the answer. Imports nothing heavy and needs no database to start or go on."""
 
-__all__: list[str] = []
+__all__ = [
+    "answer",
+    "counters",
+    "decode",
+    "inference",
+    "live",
+    "openapi",
+    "path",
+    "policy",
+    "problem",
+    "protocol",
+    "router",
+    "routes",
+    "server",
+]

@@ -1,0 +1,79 @@
+"""What the server counts about itself, and how Prometheus reads it.
+
+Plain integers that the event loop alone touches; labels are of bounded number by construction.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+
+BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+MEDIA = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Counters:
+    """The counts of one worker."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[tuple[str, str]] = Counter()  # (source, handling)
+        self.fallbacks: Counter[str] = Counter()  # by cause
+        self.responses: Counter[int] = Counter()  # by HTTP status
+        self.latency = [0] * (len(BUCKETS_S) + 1)
+        self.latency_sum = 0.0
+        self.runs = 0
+        self.run_rows = 0
+        self.records = 0
+        self.records_dropped = 0
+        self.records_refused = 0
+        self.deployments_refused = 0
+        self.connections = 0
+
+    def observe(self, seconds: float) -> None:
+        """One answer's latency."""
+        self.latency[bisect_left(BUCKETS_S, seconds)] += 1
+        self.latency_sum += seconds
+
+
+def render_metrics(counters: Counters, release: str, generation: int, is_ready: bool) -> bytes:
+    """The counts in Prometheus' text format."""
+    lines: list[str] = []
+    _family(lines, "answers_total", "counter", "Predictions answered.")
+    for (source, handling), count in sorted(counters.answers.items()):
+        lines.append(f'shipworthy_answers_total{{source="{source}",handling="{handling}"}} {count}')
+    _family(lines, "fallbacks_total", "counter", "Predictions answered by fallback, by cause.")
+    for cause, count in sorted(counters.fallbacks.items()):
+        lines.append(f'shipworthy_fallbacks_total{{cause="{cause}"}} {count}')
+    _family(lines, "responses_total", "counter", "HTTP responses, by status.")
+    for status, count in sorted(counters.responses.items()):
+        lines.append(f'shipworthy_responses_total{{status="{status}"}} {count}')
+    _histogram(lines, counters)
+    for name, kind, text, value in (
+        ("model_runs_total", "counter", "Runs of the model.", counters.runs),
+        ("model_rows_total", "counter", "Rows handed to the model.", counters.run_rows),
+        ("records_total", "counter", "Records written.", counters.records),
+        ("records_dropped_total", "counter", "Records dropped because the disk refused.", counters.records_dropped),
+        ("records_refused_total", "counter", "Requests refused because their record was.", counters.records_refused),
+        ("deployments_refused_total", "counter", "Deployment or access files refused.", counters.deployments_refused),
+        ("connections", "gauge", "Open connections.", counters.connections),
+        ("deployment_generation", "gauge", "Generation of the deployment that answers.", generation),
+        ("ready", "gauge", "Whether the server answers predictions.", int(is_ready)),
+    ):
+        _family(lines, name, kind, text)
+        lines.append(f"shipworthy_{name} {value}")
+    _family(lines, "release_info", "gauge", "The release that answers.")
+    lines.append(f'shipworthy_release_info{{release="{release}"}} 1')
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _family(lines: list[str], name: str, kind: str, text: str) -> None:
+    lines.append(f"# HELP shipworthy_{name} {text}")
+    lines.append(f"# TYPE shipworthy_{name} {kind}")
+
+
+def _histogram(lines: list[str], counters: Counters) -> None:
+    _family(lines, "latency_seconds", "histogram", "From a request's last byte to its answer.")
+    total = 0
+    for limit, count in zip((*map(str, BUCKETS_S), "+Inf"), counters.latency, strict=True):
+        total += count
+        lines.append(f'shipworthy_latency_seconds_bucket{{le="{limit}"}} {total}')
+    lines.append(f"shipworthy_latency_seconds_sum {counters.latency_sum:.6f}")
+    lines.append(f"shipworthy_latency_seconds_count {total}")

@@ -1,0 +1,583 @@
+"""Requests to model rows: typed decoders generated from a payload's schema.
+
+A good request takes the fast way: one typed decode that checks types, ranges and categories. A bad one is decoded
+again as plain objects and every problem in it is collected, each with what was expected.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal, Union
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from shipworthy.bundle.format import ContextField, DerivedField, FallbackRule, FeatureField, Schema
+from shipworthy.contract.expressions import Kind, Row, Value, compile_row, parse_expression
+from shipworthy.kernel.errors import IntegrityError, RequestError
+from shipworthy.serving.problem import FieldProblem
+
+FLOAT32_MAX = 3.4028234663852886e38  # what the model's input can hold
+INT64_MAX = 2**63 - 1
+MAX_TEXT = 10_000  # characters of one text value
+MAX_ID = 256  # characters of a request's id
+MAX_LISTED = 20  # categories named in a problem
+MAX_SHOWN = 60  # characters of a bad value that a problem repeats
+NAN = math.nan
+
+_Finish = Callable[[Any, "Sample"], Any]
+
+
+class InvalidRequestError(RequestError):
+    """A request that is not valid, with everything that is wrong with it."""
+
+    def __init__(self, status: int, detail: str, errors: Sequence[FieldProblem] = ()) -> None:
+        self.status = status
+        self.detail = detail
+        self.errors = tuple(errors)
+        super().__init__(detail)
+
+
+class Sample:
+    """One valid request, ready for the model."""
+
+    __slots__ = ("context", "floats", "id", "inputs", "reasons", "review", "values", "warnings")
+
+    def __init__(self, inputs: Any, context: Any, id: str | None, reasons: bool) -> None:
+        self.inputs = inputs
+        self.context = context
+        self.id = id
+        self.reasons = reasons
+        self.floats: Sequence[float] = ()
+        self.values: dict[str, object] | None = None  # effective values by name; missing is None
+        self.review: list[str] | None = None  # why a person should look at it
+        self.warnings: list[str] | None = None
+
+    def warn(self, text: str) -> None:
+        """Note what was done to a value."""
+        self.warnings = [*(self.warnings or ()), text]
+
+    def send_to_review(self, text: str) -> None:
+        """Note why the answer is handled by review."""
+        self.review = [*(self.review or ()), text]
+        self.warn(text)
+
+
+class RequestDecoder:
+    """Decodes the requests of one payload's schema.
+
+    Args:
+        schema: of the payload.
+        rules: of the policy's fallback, which read effective values.
+
+    Raises:
+        IntegrityError: columns that the schema does not define, or an expression that does not parse.
+    """
+
+    def __init__(self, schema: Schema, rules: Sequence[FallbackRule] = ()) -> None:
+        self.schema = schema
+        self._features = schema.features
+        inputs = _define("Inputs", [(field.name, _feature_type(field)) for field in schema.features])
+        context = _define("Context", [(field.name, _context_type(field)) for field in schema.context])
+        needs_context = any(field.required for field in schema.context)
+        self._request = msgspec.defstruct(
+            "Request",
+            [
+                ("id", Annotated[str, Meta(min_length=1, max_length=MAX_ID)] | None, None),
+                ("inputs", inputs),
+                ("context", context) if needs_context else ("context", context | None, None),
+                ("reasons", bool, False),
+            ],
+            kw_only=True,
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._decode = msgspec.json.Decoder(self._request).decode
+        self._checks = tuple(_finish_of(field) for field in schema.features)
+        self._codes = tuple(_codes_of(field) for field in schema.features)
+        kinds = _column_kinds(schema)
+        self._places = _places(schema)
+        self._derived = tuple(_derivation(field, kinds, schema) for field in schema.derived)
+        self._rules = tuple((_compile(rule.condition, kinds), rule.action) for rule in rules)
+        self._needs_values = bool(self._derived or self._rules)
+        self._direct = schema.columns == tuple(field.name for field in schema.features)
+        self._plain = self._direct and not self._needs_values and all(_is_plain(field) for field in schema.features)
+        self._colons = any(field.kind in ("text", "datetime", "category") for field in schema.features)
+        self._dated = tuple((i, field) for i, field in enumerate(schema.context) if field.kind == "datetime")
+
+    def decode(self, body: bytes) -> Sample:
+        """The sample of one plain request.
+
+        Raises:
+            InvalidRequestError: with every problem of the request.
+        """
+        try:
+            request = self._decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            raise self._explain(body) from None
+        if b"\\" in body or body.count(b":") != self._expected_colons(request):
+            self._refuse_if_wrong(parse_strictly(body))  # a repeated key shows only there
+        try:
+            return self._finish(request)
+        except InvalidRequestError:
+            self._refuse_if_wrong(parse_strictly(body))  # dates are judged late: name all that is wrong
+            raise
+
+    def decode_object(self, item: Any) -> Sample:
+        """The sample of a request that is already an object, as tensors give it.
+
+        Raises:
+            InvalidRequestError: with every problem of the request.
+        """
+        try:
+            request = msgspec.convert(item, self._request)
+        except (msgspec.MsgspecError, RecursionError):
+            self._refuse_if_wrong(item)
+            raise InvalidRequestError(422, "The request does not fit the schema.") from None
+        return self._finish(request)
+
+    def fallback_action(self, sample: Sample) -> str | float | None:
+        """The action of the first fallback rule that holds; None if none does."""
+        for condition, action in self._rules:
+            if condition(sample.values or {}) is True:
+                return action
+        return None
+
+    def ablate(self, sample: Sample, references: Mapping[str, float | None]) -> Iterator[tuple[str, list[float]]]:
+        """For each feature that differs from its reference, the model row with it set to the reference.
+
+        Args:
+            sample: a decoded request.
+            references: reference of each model column; categories as codes.
+        """
+        for position, field in enumerate(self._features):
+            reference = references.get(field.name)
+            place = self._places[position]
+            if place is None or reference is None or sample.floats[place] == reference:
+                continue
+            floats = list(sample.floats)
+            floats[place] = reference
+            if self._derived and sample.values is not None:
+                values = dict(sample.values)
+                values[field.name] = field.values[int(reference)] if field.values else reference
+                self._derive(values, floats, Sample(None, None, None, False))
+            yield field.name, floats
+
+    def _expected_colons(self, request: Any) -> int:
+        """How many colons a body without repeated keys and escapes has."""
+        count = 3 if request.reasons else 2
+        values = msgspec.structs.astuple(request.inputs)
+        colons = count - 1 + len(values) - values.count(UNSET)
+        texts: list[Any] = []
+        if request.id is not None:
+            colons += 1
+            texts.append(request.id)
+        if request.context is not None:
+            given = msgspec.structs.astuple(request.context)
+            colons += 1 + len(given) - given.count(UNSET)
+            texts += given
+        if self._colons:
+            texts += values
+        for text in texts:
+            if type(text) is str:
+                colons += text.count(":")
+        return colons
+
+    def _finish(self, request: Any) -> Sample:
+        sample = Sample(request.inputs, request.context, request.id, request.reasons)
+        values = msgspec.structs.astuple(request.inputs)
+        if self._dated and request.context is not None:
+            self._check_dates(request.context)
+        if self._plain:
+            sample.floats = values
+            return sample
+        floats: list[float] = [NAN] * len(self.schema.columns)
+        effective: dict[str, object] = {}
+        for field, value, check, codes, place in zip(
+            self._features, values, self._checks, self._codes, self._places, strict=True
+        ):
+            if value is UNSET:
+                value = None
+            elif check is not None and value is not None:
+                value = check(value, sample)
+            effective[field.name] = value
+            if place is not None and value is not None:
+                floats[place] = codes[value] if codes is not None else value
+        if self._needs_values:
+            self._add_context(request.context, effective)
+            self._derive(effective, floats, sample)
+            sample.values = effective
+        sample.floats = floats
+        return sample
+
+    def _add_context(self, context: Any, effective: dict[str, object]) -> None:
+        if context is None:
+            return
+        for field, value in zip(self.schema.context, msgspec.structs.astuple(context), strict=True):
+            if value is UNSET or value is None:
+                effective[field.name] = None
+            elif field.kind == "datetime":
+                effective[field.name] = datetime.fromisoformat(value)
+            else:
+                effective[field.name] = value
+
+    def _check_dates(self, context: Any) -> None:
+        given = msgspec.structs.astuple(context)
+        bad = [
+            FieldProblem(f"context.{field.name}", _expect_kind(field), show(given[i]))
+            for i, field in self._dated
+            if type(given[i]) is str and not _is_datetime(given[i])
+        ]
+        if bad:
+            raise InvalidRequestError(422, _detail(bad), bad)
+
+    def _derive(self, values: dict[str, object], floats: list[float], sample: Sample) -> None:
+        refused: list[FieldProblem] = []
+        for name, place, evaluate, check in self._derived:
+            value = evaluate(values)
+            if isinstance(value, float) and abs(value) > FLOAT32_MAX:
+                value = None
+            if value is not None and check is not None:
+                try:
+                    value = check(value, sample)
+                except InvalidRequestError as refusal:
+                    refused.extend(refusal.errors)
+            values[name] = value
+            floats[place] = NAN if value is None else float(value)  # type: ignore[arg-type]
+        if refused:
+            raise InvalidRequestError(422, _detail(refused), refused)
+
+    def _explain(self, body: bytes) -> InvalidRequestError:
+        try:
+            self._refuse_if_wrong(parse_strictly(body))
+        except InvalidRequestError as refusal:
+            return refusal
+        return InvalidRequestError(422, "The request does not fit the schema.")
+
+    def _refuse_if_wrong(self, item: Any) -> None:
+        problems = list(self._problems(item))
+        if problems:
+            raise InvalidRequestError(422, _detail(problems), problems)
+
+    def _problems(self, item: Any) -> Iterator[FieldProblem]:
+        if not isinstance(item, dict):
+            yield FieldProblem("", "an object with `inputs`", show(item))
+            return
+        yield from _repeated(item, "")
+        for name in item.keys() - {"id", "inputs", "context", "reasons"}:
+            yield FieldProblem(name[:MAX_SHOWN], "no such field")
+        key = item.get("id")
+        if key is not None and not (isinstance(key, str) and 1 <= len(key) <= MAX_ID):
+            yield FieldProblem("id", f"text of 1 to {MAX_ID} characters", show(key))
+        if not isinstance(item.get("reasons", False), bool):
+            yield FieldProblem("reasons", "true or false", show(item["reasons"]))
+        yield from _problems_of(item.get("inputs", UNSET), "inputs", self._features)
+        if item.get("context") is not None or any(field.required for field in self.schema.context):
+            yield from _problems_of(item.get("context", UNSET), "context", self.schema.context)
+
+
+class _Pairs(dict[str, Any]):
+    repeated: tuple[str, ...] = ()
+
+
+def parse_strictly(body: bytes) -> Any:
+    """`body` as plain objects; a repeated key is remembered, NaN and Infinity are refused.
+
+    Raises:
+        InvalidRequestError: the body is not JSON.
+    """
+    try:
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_no_constant)
+    except RecursionError:
+        raise InvalidRequestError(400, "The body is nested too deeply.") from None
+    except _ConstantError as error:
+        raise InvalidRequestError(
+            400, f"The body holds {error}, which is not JSON; send null for a missing number."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InvalidRequestError(400, f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
+    except ValueError:
+        raise InvalidRequestError(400, "The body is not JSON in UTF-8.") from None
+
+
+class _ConstantError(ValueError):
+    pass
+
+
+def _no_constant(name: str) -> None:
+    raise _ConstantError(name)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = _Pairs(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        result.repeated = tuple(dict.fromkeys(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return result
+
+
+def show(value: Any) -> str:
+    """A bad value, shortened, as JSON where it is a scalar and by its kind where not.
+
+    >>> show("001"), show([1, 2])
+    ('"001"', 'a list')
+    """
+    if value is UNSET:
+        return "nothing"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        return "a number too large" if isinstance(value, int) else "a value"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+
+def _detail(problems: Sequence[FieldProblem]) -> str:
+    names = ", ".join(problem.field or "the body" for problem in problems[:5])
+    return f"{len(problems)} field{'s' if len(problems) != 1 else ''} cannot be accepted: {names}."
+
+
+def _repeated(item: Any, prefix: str) -> Iterator[FieldProblem]:
+    for name in getattr(item, "repeated", ()):
+        yield FieldProblem(f"{prefix}{name}"[:MAX_SHOWN], "each field once")
+
+
+def _problems_of(
+    item: Any, where: str, fields: Sequence[FeatureField] | Sequence[ContextField]
+) -> Iterator[FieldProblem]:
+    if not isinstance(item, dict):
+        yield FieldProblem(where, "an object of named values", show(item))
+        return
+    yield from _repeated(item, f"{where}.")
+    known = {field.name for field in fields}
+    for name in item:
+        if name not in known:
+            yield FieldProblem(f"{where}.{name}"[: MAX_SHOWN + len(where)], "no such field")
+    for field in fields:
+        value = item.get(field.name, UNSET)
+        if not _fits(field, value):
+            yield FieldProblem(f"{where}.{field.name}", _expect(field), show(value))
+
+
+def _fits(field: FeatureField | ContextField, value: Any) -> bool:
+    if value is None or value is UNSET:
+        return field.missing == "allow" if isinstance(field, FeatureField) else not field.required
+    kind = field.kind
+    if kind == "bool":
+        return isinstance(value, bool)
+    if kind in ("float", "int"):
+        return _fits_number(field, value)
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return False
+    if kind == "datetime":
+        return _is_datetime(value)
+    strict = isinstance(field, ContextField) or field.unknown == "reject"
+    return not (kind == "category" and strict and field.values is not None and value not in field.values)
+
+
+def _fits_number(field: FeatureField | ContextField, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if field.kind == "int" else int | float):
+        return False
+    if isinstance(value, int) and abs(value) > (INT64_MAX if field.kind == "int" else FLOAT32_MAX):
+        return False
+    low, high = _reject_bounds(field)
+    return low <= value <= high
+
+
+def _reject_bounds(field: FeatureField | ContextField) -> tuple[float, float]:
+    """Bounds beyond which a number is refused at once; a number that float32 cannot hold always is."""
+    low, high = -FLOAT32_MAX, FLOAT32_MAX
+    if isinstance(field, FeatureField) and field.outside == "reject":
+        low = low if field.low is None else field.low
+        high = high if field.high is None else field.high
+    return low, high
+
+
+def _is_datetime(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _expect(field: FeatureField | ContextField) -> str:
+    text = _expect_kind(field)
+    if isinstance(field, FeatureField):
+        return f"{text}, or null" if field.missing == "allow" else text
+    return text if field.required else f"{text}, or null"
+
+
+def _expect_kind(field: FeatureField | ContextField) -> str:
+    if field.kind in ("float", "int"):
+        noun = "a whole number" if field.kind == "int" else "a number"
+        return noun + _expect_bounds(field)
+    if field.kind == "category" and field.values is not None:
+        if len(field.values) > MAX_LISTED:
+            return f"one of the {len(field.values)} declared values"
+        return "one of " + ", ".join(json.dumps(value, ensure_ascii=False) for value in field.values)
+    return {
+        "bool": "true or false",
+        "text": f"text of up to {MAX_TEXT} characters",
+        "category": "text",
+        "datetime": "a date and time such as 2026-01-31T09:30:00Z",
+    }[field.kind]
+
+
+def _expect_bounds(field: FeatureField | ContextField) -> str:
+    if isinstance(field, ContextField) or field.outside != "reject":
+        return ""
+    if field.low is not None and field.high is not None:
+        return f" from {field.low:g} to {field.high:g}"
+    if field.low is not None:
+        return f" from {field.low:g}"
+    return "" if field.high is None else f" up to {field.high:g}"
+
+
+def _value_type(field: FeatureField | ContextField) -> Any:
+    if field.kind == "bool":
+        return bool
+    if field.kind == "float":
+        low, high = _reject_bounds(field)
+        return Annotated[float, Meta(ge=low, le=high)]
+    if field.kind == "int":
+        low, high = _reject_bounds(field)
+        return Annotated[int, Meta(ge=max(math.ceil(low), -INT64_MAX), le=min(math.floor(high), INT64_MAX))]
+    strict = isinstance(field, ContextField) or field.unknown == "reject"
+    if field.kind == "category" and strict and field.values is not None:
+        return Literal[field.values]
+    return Annotated[str, Meta(max_length=MAX_TEXT)]
+
+
+def _feature_type(field: FeatureField) -> Any:
+    kind = _value_type(field)
+    return Union[kind, None, UnsetType] if field.missing == "allow" else kind  # noqa: UP007
+
+
+def _context_type(field: ContextField) -> Any:
+    kind = _value_type(field)
+    return kind if field.required else Union[kind, None, UnsetType]  # noqa: UP007
+
+
+def _define(name: str, types: Sequence[tuple[str, Any]]) -> Any:
+    """A struct with the fields' names outside and neutral ones inside, so that no name can clash with Python's."""
+    inner = {f"f{i}": name for i, (name, _) in enumerate(types)}
+    fields = [
+        (key, kind, UNSET) if _may_be_unset(kind) else (key, kind) for key, (_, kind) in zip(inner, types, strict=True)
+    ]
+    return msgspec.defstruct(name, fields, rename=inner, kw_only=True, forbid_unknown_fields=True, gc=False)
+
+
+def _may_be_unset(kind: Any) -> bool:
+    return UnsetType in getattr(kind, "__args__", ())
+
+
+def _is_plain(field: FeatureField) -> bool:
+    bounded = field.outside == "reject" or (field.low is None and field.high is None)
+    return field.kind in ("float", "int") and field.missing == "reject" and bounded
+
+
+def _codes_of(field: FeatureField) -> dict[Any, float] | None:
+    if field.kind == "category":
+        return {value: float(code) for code, value in enumerate(field.values or ())}
+    return {False: 0.0, True: 1.0} if field.kind == "bool" else None
+
+
+def _finish_of(field: FeatureField) -> _Finish | None:
+    """What is still to be done with a value that has the right type; None if nothing."""
+    if field.kind == "datetime":
+        return _finish_datetime(field)
+    if field.kind == "category" and field.unknown != "reject":
+        return _finish_category(field)
+    if field.kind in ("float", "int") and field.outside != "reject":
+        return _finish_bounds(field.name, field.low, field.high, field.outside)
+    return None
+
+
+def _finish_datetime(field: FeatureField) -> _Finish:
+    name = f"inputs.{field.name}"
+
+    def finish(value: str, sample: Sample) -> datetime:  # noqa: ARG001
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            problem = FieldProblem(name, _expect(field), show(value))
+            raise InvalidRequestError(422, _detail([problem]), [problem]) from None
+
+    return finish
+
+
+def _finish_category(field: FeatureField) -> _Finish:
+    known = frozenset(field.values or ())
+
+    def finish(value: str, sample: Sample) -> str | None:
+        if value in known:
+            return value
+        text = f"{field.name} is not one of the declared values: taken as missing"
+        sample.warn(text) if field.unknown == "missing" else sample.send_to_review(text)
+        return None
+
+    return finish
+
+
+def _finish_bounds(name: str, low: float | None, high: float | None, outside: str) -> _Finish | None:
+    if low is None and high is None:
+        return None
+    lowest = -math.inf if low is None else low
+    highest = math.inf if high is None else high
+    bounds = f"{lowest:g} to {highest:g}"
+
+    def finish(value: Any, sample: Sample) -> Any:
+        if lowest <= value <= highest:
+            return value
+        if outside == "clip":
+            sample.warn(f"{name} is outside {bounds}: clipped")
+            return lowest if value < lowest else highest
+        if outside == "missing":
+            sample.warn(f"{name} is outside {bounds}: taken as missing")
+            return None
+        if outside == "review":
+            sample.send_to_review(f"{name} is outside {bounds}")
+            return value
+        problem = FieldProblem(f"derived.{name}", f"a number from {bounds}", show(value))
+        raise InvalidRequestError(422, _detail([problem]), [problem])
+
+    return finish
+
+
+def _column_kinds(schema: Schema) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = {field.name: field.kind for field in schema.features}
+    kinds.update({field.name: field.kind for field in schema.context})
+    kinds.update({field.name: field.kind for field in schema.derived})
+    return kinds
+
+
+def _compile(text: str, kinds: Mapping[str, Kind]) -> Callable[[Row], Value | None]:
+    try:
+        return compile_row(parse_expression(text, kinds))
+    except ValueError as error:
+        raise IntegrityError(f"The payload's expression {text!r} cannot be used: {error}") from None
+
+
+def _derivation(
+    field: DerivedField, kinds: Mapping[str, Kind], schema: Schema
+) -> tuple[str, int, Callable[[Row], Value | None], _Finish | None]:
+    if field.name not in schema.columns:
+        raise IntegrityError(f"The payload derives {field.name!r}, which is no model column.")
+    check = _finish_bounds(field.name, field.low, field.high, field.outside)
+    return field.name, schema.columns.index(field.name), _compile(field.expression, kinds), check
+
+
+def _places(schema: Schema) -> tuple[int | None, ...]:
+    places = {name: place for place, name in enumerate(schema.columns)}
+    known = {field.name for field in schema.features} | {field.name for field in schema.derived}
+    strangers = [name for name in schema.columns if name not in known]
+    if strangers or len(places) != len(schema.columns):
+        raise IntegrityError(
+            f"The payload's model columns are not features or derived columns, once each: {strangers}."
+        )
+    return tuple(places.get(field.name) for field in schema.features)

@@ -1,0 +1,411 @@
+"""The path of a prediction inside a worker: gather, run, decide, record, answer.
+
+What the event loop reads in one tick goes into one run of the model; while a run is under way the next gathers.
+The model has a thread of its own, so the loop keeps the deadline: whoever claims a job first, the model thread or
+the loop, answers it. Nothing is answered before its record is where the policy wants it.
+"""
+
+import logging
+import queue
+import threading
+from asyncio import AbstractEventLoop, TimerHandle
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from shipworthy.kernel.errors import StorageError
+from shipworthy.records.write import SegmentWriter
+from shipworthy.serving.answer import (
+    REASONS_METHOD,
+    Answer,
+    Change,
+    IdMint,
+    Reasons,
+    answer_fallback,
+    answer_model,
+    record_answer,
+)
+from shipworthy.serving.counters import Counters
+from shipworthy.serving.decode import Sample
+from shipworthy.serving.policy import Decisions, calibrate, decide
+from shipworthy.serving.problem import Problem, make_problem
+from shipworthy.serving.servable import Servable
+
+MAX_RUN_ROWS = 256  # more gains nothing per row and makes batch-mates wait
+MAX_WAITING = 20_000  # jobs between the socket and the model; two full batches
+COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
+SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
+FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
+
+_log = logging.getLogger("shipworthy.serving")
+
+Outcome = Answer | Problem
+
+
+class Job:
+    """One row on its way to an answer."""
+
+    __slots__ = ("answered", "arrived", "claimed", "deliver", "sample", "servable")
+
+    def __init__(self, servable: Servable, sample: Sample, arrived: float, deliver: Callable[[Outcome], None]) -> None:
+        self.servable = servable
+        self.sample = sample
+        self.arrived = arrived  # the loop's clock
+        self.deliver = deliver  # called once, in the loop
+        self.claimed = False  # by the model thread or the deadline, under the lock
+        self.answered = False  # only the loop touches it
+
+
+class _Batch:
+    __slots__ = ("jobs", "servable", "timer")
+
+    def __init__(self, servable: Servable, jobs: list[Job]) -> None:
+        self.servable = servable
+        self.jobs = jobs
+        self.timer: TimerHandle | None = None
+
+
+class Lane:
+    """A daemon thread that runs what it is given, one after the other."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run `task` after those before it."""
+        self._queue.put(task)
+
+    def stop(self, timeout_s: float) -> None:
+        """End after what is queued; leaves the thread behind if it hangs longer."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            try:
+                task()
+            except Exception:  # noqa: BLE001 (a worker loop: logged, and the next task is due)
+                _log.exception("a task of %s failed", self._thread.name)
+
+
+@dataclass(frozen=True, slots=True)
+class PathSettings:
+    """What a path needs from outside."""
+
+    environment: str
+    worker: str
+    now: Callable[[], float]  # wall clock, Unix seconds
+    entropy: Callable[[int], bytes]
+
+
+class PredictionPath:
+    """Takes jobs, answers each exactly once.
+
+    Args:
+        loop: the event loop; every method is called in it.
+        writer: where records go; None where the policy keeps none.
+        counters: counted in the loop alone.
+        settings: names, clock and entropy.
+    """
+
+    def __init__(
+        self, loop: AbstractEventLoop, writer: SegmentWriter | None, counters: Counters, settings: PathSettings
+    ) -> None:
+        self._loop = loop
+        self._writer = writer
+        self._counters = counters
+        self._settings = settings
+        self._mint = IdMint(settings.now, settings.entropy)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._claims = threading.Lock()
+        self._model = Lane("model")
+        self._disk = Lane("disk")
+        self._tick: list[Job] = []
+        self._waiting: deque[_Batch] = deque()
+        self._running: list[_Batch] = []
+        self._late_since: float | None = None
+        self._unsynced = False
+        self.open_jobs = 0
+
+    @property
+    def late_s(self) -> float:
+        """How long the run under way is late; 0 if it is not."""
+        return 0.0 if self._late_since is None else self._loop.time() - self._late_since
+
+    def has_room(self, rows: int) -> bool:
+        """Whether `rows` more jobs may wait."""
+        return self.open_jobs + rows <= MAX_WAITING
+
+    def submit(self, job: Job) -> None:
+        """Take a job into this tick's run."""
+        if not self._tick:
+            self._loop.call_soon(self._flush)
+        self._tick.append(job)
+        self.open_jobs += 1
+
+    def stop(self, timeout_s: float) -> None:
+        """End the threads; jobs that are still open are lost, so drain first."""
+        self._model.stop(timeout_s)
+        self._disk.stop(timeout_s)
+
+    def _flush(self) -> None:
+        jobs, self._tick = self._tick, []
+        start = 0
+        for end in range(1, len(jobs) + 1):
+            if end == len(jobs) or jobs[end].servable is not jobs[start].servable or end - start == MAX_RUN_ROWS:
+                self._enqueue(_Batch(jobs[start].servable, jobs[start:end]))
+                start = end
+        self._dispatch()
+
+    def _enqueue(self, batch: _Batch) -> None:
+        if self._late_since is not None:  # the model hangs: waiting for it would only cost the deadline
+            self._fall_back(batch, batch.jobs, LATE)
+            return
+        batch.timer = self._loop.call_later(batch.servable.policy.timeout_s, self._expire, batch)
+        self._waiting.append(batch)
+
+    def _dispatch(self) -> None:
+        if self._running or not self._waiting:
+            return
+        first = self._waiting.popleft()
+        batches, jobs = [first], list(first.jobs)
+        while self._waiting and self._waiting[0].servable is first.servable:
+            if len(jobs) + len(self._waiting[0].jobs) > MAX_RUN_ROWS:
+                break
+            batch = self._waiting.popleft()
+            batches.append(batch)
+            jobs += batch.jobs
+        self._running = batches
+        self._model.submit(lambda: self._run(first.servable, jobs))
+
+    # --- in the model thread
+
+    def _run(self, servable: Servable, jobs: list[Job]) -> None:
+        causes: list[str] = []
+        live: list[Job] = []
+        try:
+            usable = _infer(servable, jobs)
+            reasons = _explain(servable, jobs, usable)
+            live = self._claim(jobs)
+            done, causes = self._answer(servable, live, usable, reasons)
+            done = self._commit(servable, done)
+        except Exception:  # noqa: BLE001 (a worker loop: logged and answered)
+            _log.exception("a run failed")
+            problem = make_problem(500, "The request could not be answered; the fault is the server's.")
+            done = [(job, problem) for job in (*live, *self._claim(jobs))]
+        self._loop.call_soon_threadsafe(self._finish_run, done, causes, len(jobs))
+
+    def _claim(self, jobs: Sequence[Job]) -> list[Job]:
+        with self._claims:
+            live = [job for job in jobs if not job.claimed]
+            for job in live:
+                job.claimed = True
+        return live
+
+    def _answer(
+        self,
+        servable: Servable,
+        live: list[Job],
+        usable: "dict[Job, tuple[Decisions, int] | str]",
+        reasons: dict[Job, Reasons | None],
+    ) -> tuple[list[tuple[Job, Outcome]], list[str]]:
+        done: list[tuple[Job, Outcome]] = []
+        causes = []
+        for job, prediction_id in zip(live, self._mint.mint(len(live)), strict=True):
+            result = usable[job]
+            if isinstance(result, str):
+                answer = answer_fallback(servable, job.sample, result, prediction_id)
+                causes.append(result)
+            else:
+                answer = answer_model(servable, job.sample, result[0], result[1], prediction_id)
+            if job.sample.reasons:
+                answer.reasons = reasons.get(job)
+            done.append((job, answer))
+        return done, causes
+
+    def _commit(self, servable: Servable, done: list[tuple[Job, Outcome]]) -> list[tuple[Job, Outcome]]:
+        """Record the answers; what may be told to the callers."""
+        policy = servable.policy
+        if policy.durability == "off" or self._writer is None or not done:
+            return done
+        now, clock = self._settings.now(), self._loop.time()
+        names = (servable.system, self._settings.environment, self._settings.worker)
+        contents = [
+            self._encode(record_answer(answer, job.sample, *names, now, (clock - job.arrived) * 1000))
+            for job, answer in done
+            if isinstance(answer, Answer)
+        ]
+        try:
+            self._writer.append(contents, sync=policy.durability == "sync")
+        except StorageError as error:
+            _log.error("records refused: %s", error)
+            return self._refused(servable, done)
+        self._loop.call_soon_threadsafe(self._count_records, len(contents), policy.durability)
+        return done
+
+    def _refused(self, servable: Servable, done: list[tuple[Job, Outcome]]) -> list[tuple[Job, Outcome]]:
+        if servable.policy.when_full == "drop":
+            self._loop.call_soon_threadsafe(self._count_dropped, len(done))
+            return done
+        self._loop.call_soon_threadsafe(self._count_refused, len(done))
+        problem = make_problem(503, "The prediction cannot be recorded, so it is not answered; try again later.")
+        return [(job, problem) for job, _ in done]
+
+    # --- in the loop
+
+    def _finish_run(self, done: list[tuple[Job, Outcome]], causes: list[str], rows: int) -> None:
+        batches, self._running = self._running, []
+        self._late_since = None
+        self._counters.runs += 1
+        self._counters.run_rows += rows
+        self._count_causes(causes)
+        self._dispatch()  # the next run starts while these answers are written
+        self._deliver(done)
+        for batch in batches:
+            if batch.timer is not None and all(job.answered for job in batch.jobs):
+                batch.timer.cancel()
+
+    def _deliver(self, done: Sequence[tuple[Job, Outcome]]) -> None:
+        clock = self._loop.time()
+        counters = self._counters
+        for job, outcome in done:
+            if job.answered:
+                continue
+            job.answered = True
+            self.open_jobs -= 1
+            if isinstance(outcome, Answer):
+                counters.answers[outcome.source, outcome.handling] += 1
+                counters.observe(clock - job.arrived)
+            job.deliver(outcome)
+
+    def _expire(self, batch: _Batch) -> None:
+        if any(running is batch for running in self._running):
+            if self._late_since is None:
+                self._late_since = self._loop.time()
+        elif batch in self._waiting:
+            self._waiting.remove(batch)
+        late = self._claim(batch.jobs)
+        if late:
+            self._fall_back(batch, late, LATE, claimed=True)
+        if any(not job.answered for job in batch.jobs):
+            batch.timer = self._loop.call_later(COMMIT_GRACE_S, self._give_up, batch)
+
+    def _give_up(self, batch: _Batch) -> None:
+        """The disk is too slow for the deadline: say so, whatever becomes of the record."""
+        problem = make_problem(503, "The prediction was not recorded in time; try again later.")
+        self._deliver([(job, problem) for job in batch.jobs])
+
+    def _fall_back(self, batch: _Batch, jobs: Sequence[Job], cause: str, *, claimed: bool = False) -> None:
+        servable = batch.servable
+        live = list(jobs) if claimed else self._claim(jobs)
+        if not claimed:
+            batch.timer = self._loop.call_later(servable.policy.timeout_s + COMMIT_GRACE_S, self._give_up, batch)
+
+        def answer() -> None:
+            done, causes = self._answer(servable, live, dict.fromkeys(live, cause), {})
+            committed = self._commit(servable, done)
+            self._loop.call_soon_threadsafe(self._finish_fallback, batch, committed, causes, claimed)
+
+        self._disk.submit(answer)
+
+    def _finish_fallback(
+        self, batch: _Batch, done: list[tuple[Job, Outcome]], causes: list[str], keep_timer: bool
+    ) -> None:
+        if batch.timer is not None and not keep_timer:
+            batch.timer.cancel()
+        self._count_causes(causes)
+        self._deliver(done)
+
+    def _count_causes(self, causes: Sequence[str]) -> None:
+        for cause in causes:
+            self._counters.fallbacks[cause] += 1
+
+    def _count_records(self, records: int, durability: str) -> None:
+        self._counters.records += records
+        if durability == "async" and not self._unsynced:
+            self._unsynced = True
+            self._loop.call_later(SYNC_EVERY_S, self._sync_soon)
+
+    def _sync_soon(self) -> None:
+        self._unsynced = False
+        self._disk.submit(self._sync)
+
+    def _sync(self) -> None:
+        if self._writer is not None:
+            try:
+                self._writer.sync()
+            except StorageError as error:
+                _log.error("records not synced: %s", error)
+
+    def _count_dropped(self, records: int) -> None:
+        self._counters.records_dropped += records
+
+    def _count_refused(self, records: int) -> None:
+        self._counters.records_refused += records
+
+
+def _infer(servable: Servable, jobs: Sequence[Job]) -> "dict[Job, tuple[Decisions, int] | str]":
+    """Decisions and row of each job, or why there are none; a batch that raises is run again row by row."""
+    matrix = np.array([job.sample.floats for job in jobs], dtype=np.float32)
+    try:
+        outputs = servable.runtime.run(matrix)
+    except Exception as error:  # noqa: BLE001 (whatever a model raises costs its rows, not the server)
+        if len(jobs) > 1:
+            return {job: result for each in jobs for job, result in _infer(servable, [each]).items()}
+        _log.warning("%s failed on a row: %s", servable.release, type(error).__name__)
+        return dict.fromkeys(jobs, FAILED)
+    decisions = decide(servable.policy, outputs, len(jobs))
+    if decisions.valid.all():
+        return {job: (decisions, row) for row, job in enumerate(jobs)}
+    return {job: (decisions, row) if decisions.valid[row] else INVALID for row, job in enumerate(jobs)}
+
+
+def _explain(
+    servable: Servable, jobs: Sequence[Job], usable: "dict[Job, tuple[Decisions, int] | str]"
+) -> dict[Job, Reasons | None]:
+    asked = [job for job in jobs if job.sample.reasons and not isinstance(usable[job], str)]
+    return {job: _reasons(servable, job, usable[job]) for job in asked} if asked else {}
+
+
+def _reasons(servable: Servable, job: Job, result: Any) -> Reasons | None:
+    """Reasons of one answer, from one extra run in chunks; None if the model fails on it."""
+    decisions, row = result
+    ablated = list(servable.decoder.ablate(job.sample, servable.references))
+    if not ablated:
+        return Reasons(REASONS_METHOD, _score_name(servable, decisions, row), ())
+    matrix = np.array([floats for _, floats in ablated], dtype=np.float32)
+    try:
+        parts = [servable.runtime.run(matrix[i : i + MAX_RUN_ROWS]) for i in range(0, len(matrix), MAX_RUN_ROWS)]
+        outputs = np.concatenate(parts)
+    except Exception:  # noqa: BLE001 (as above: the answer stands without reasons)
+        _log.warning("%s gave no reasons", servable.release)
+        return None
+    if servable.policy.task == "regression":
+        scores, base = outputs.reshape(-1).astype(np.float64), float(decisions.prediction[row])
+    else:
+        column = _score_column(servable, decisions, row)
+        scores, base = calibrate(servable.policy, outputs)[:, column], float(decisions.probability[row, column])
+    if len(scores) != len(ablated) or not np.isfinite(scores).all():
+        return None
+    changes = [Change(name, float(score) - base) for (name, _), score in zip(ablated, scores, strict=True)]
+    changes.sort(key=lambda change: -abs(change.change))
+    return Reasons(REASONS_METHOD, _score_name(servable, decisions, row), tuple(changes[: servable.policy.reasons]))
+
+
+def _score_column(servable: Servable, decisions: Decisions, row: int) -> int:
+    policy = servable.policy
+    if policy.task == "binary" and policy.positive is not None:
+        return policy.classes.index(policy.positive)
+    return int(decisions.index[row]) if decisions.index is not None else 0
+
+
+def _score_name(servable: Servable, decisions: Decisions, row: int) -> str:
+    if servable.policy.task == "regression":
+        return "prediction"
+    return f"probability of {servable.policy.classes[_score_column(servable, decisions, row)]}"

@@ -1,0 +1,27 @@
+"""Which release answers a request: sticky by subject, else key, else id, as the deployment's shares say."""
+
+import hashlib
+from collections.abc import Sequence
+
+
+def choose_release(shares: Sequence[float], salt: str, unit: str) -> int:
+    """The place in `shares` that `unit` falls on; the same unit falls on the same place under one salt.
+
+    Growing a share moves units to it and none away from it, as long as the order stays.
+
+    Args:
+        shares: of traffic, each 0 to 1, sum 1.
+        salt: of the deployment.
+        unit: subject, key or id of the request.
+
+    >>> choose_release([1.0], "s", "anybody")
+    0
+    """
+    digest = hashlib.blake2b(f"{salt}\x00{unit}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    point = int.from_bytes(digest) / 2**64
+    total = 0.0
+    for place, share in enumerate(shares):
+        total += share
+        if point < total:
+            return place
+    return max(place for place, share in enumerate(shares) if share > 0)

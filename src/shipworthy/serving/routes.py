@@ -1,0 +1,67 @@
+"""The route table: every path, its methods, who may call it, and how long its body may be.
+
+Deny by default: a route says `public` or `predict`, and what is not in the table does not exist.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shipworthy.serving.problem import make_problem
+from shipworthy.serving.protocol import Exchange, Handler
+
+MAX_SWALLOWED_BYTES = 64 * 1024  # of a refused request's body, so that its connection can live on
+NO_BODY_BYTES = 0
+
+Access = Literal["public", "predict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of one path."""
+
+    handler: Handler
+    access: Access
+    body_bytes: int = NO_BODY_BYTES
+
+
+RouteTable = Mapping[bytes, Mapping[bytes, Route]]
+
+
+def find_route(table: RouteTable, exchange: Exchange, may_call: Callable[[Exchange], int]) -> tuple[Handler, int]:
+    """What answers or refuses the exchange.
+
+    Args:
+        table: by path, then by method.
+        exchange: with its header.
+        may_call: 200, or the status of the refusal, for routes that are not public.
+    """
+    methods = table.get(exchange.path)
+    if methods is None:
+        return _refusal(404, "No such path.")
+    route = methods.get(exchange.method)
+    if route is None:
+        allowed = b", ".join(sorted(methods))
+        return _refusal(405, f"Allowed: {allowed.decode()}.", b"allow: " + allowed + b"\r\n")
+    if route.access != "public" and (status := may_call(exchange)) != 200:
+        return _refusal(status, _DETAILS[status])
+    if route.body_bytes and not _is_json(exchange.headers.get(b"content-type", b"application/json")):
+        return _refusal(415, "Send the body as application/json.")
+    return route.handler, route.body_bytes or MAX_SWALLOWED_BYTES
+
+
+_DETAILS = {
+    401: "Send `Authorization: Bearer TOKEN` with a token that is valid.",
+    403: "This caller may not predict here.",
+}
+
+
+def _is_json(media: bytes) -> bool:
+    return media.partition(b";")[0].strip().lower() == b"application/json"
+
+
+def _refusal(status: int, detail: str, extra: bytes = b"") -> tuple[Handler, int]:
+    def refuse(exchange: Exchange, body: bytes) -> None:  # noqa: ARG001
+        exchange.refuse(make_problem(status, detail), extra)
+
+    return refuse, MAX_SWALLOWED_BYTES

@@ -1,0 +1,80 @@
+"""A release that is loaded: decoder, policy and model in one place, ready to answer."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from shipworthy.bundle.format import Policy, Schema
+from shipworthy.bundle.verify import VerifiedBundle, VerifiedPayload
+from shipworthy.kernel.errors import IntegrityError
+from shipworthy.serving.decode import RequestDecoder
+from shipworthy.serving.policy import decide
+from shipworthy.serving.runtimes.runtime import Runtime
+
+WARM_ROWS = (1, 256)  # smallest and largest run: allocates what the runtime keeps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Servable:
+    """One release in memory."""
+
+    release: str  # `mortgage-approval:7`
+    digest: str  # of release.json
+    system: str
+    version: str
+    schema: Schema
+    policy: Policy
+    decoder: RequestDecoder
+    runtime: Runtime
+    references: Mapping[str, float | None]  # of each model column, for reasons
+    loaded_s: float  # how long loading and warming took
+
+
+def load_servable(bundle: VerifiedBundle, make_runtime: Callable[[bytes], Runtime]) -> Servable:
+    """Load and warm a verified bundle.
+
+    Raises:
+        IntegrityError: schema, policy and model do not fit together.
+    """
+    return make_servable(bundle.payload, bundle.release, bundle.digest, make_runtime)
+
+
+def make_servable(
+    payload: VerifiedPayload, release: str, digest: str, make_runtime: Callable[[bytes], Runtime]
+) -> Servable:
+    """Load and warm a verified payload under a release's name.
+
+    Raises:
+        IntegrityError: schema, policy and model do not fit together.
+    """
+    started = time.perf_counter()
+    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
+    runtime = make_runtime(payload.model)
+    _warm(runtime, payload)
+    return Servable(
+        release=release,
+        digest=digest,
+        system=payload.schema.system,
+        version=release.rpartition(":")[2],
+        schema=payload.schema,
+        policy=payload.policy,
+        decoder=decoder,
+        runtime=runtime,
+        references={column.name: column.reference for column in payload.baselines.columns},
+        loaded_s=time.perf_counter() - started,
+    )
+
+
+def _warm(runtime: Runtime, payload: VerifiedPayload) -> None:
+    references = {column.name: column.reference for column in payload.baselines.columns}
+    row = [references.get(name) for name in payload.schema.columns]
+    for rows in WARM_ROWS:
+        matrix = np.tile(np.array([0.0 if value is None else value for value in row], dtype=np.float32), (rows, 1))
+        try:
+            outputs = runtime.run(matrix)
+        except Exception as error:  # noqa: BLE001 (whatever a model raises: the release is not used)
+            raise IntegrityError(f"The payload's model fails on its reference row: {type(error).__name__}.") from None
+        if len(decide(payload.policy, outputs, rows).valid) != rows:
+            raise IntegrityError("The payload's policy does not fit its model.")

@@ -1,0 +1,405 @@
+"""The serving process: starts from local disk, answers, drains when told to stop.
+
+`python -m shipworthy.serving.server --settings JSON` starts it alone and prints one JSON line with its address.
+"""
+
+import argparse
+import asyncio
+import gc
+import ipaddress
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from shipworthy.kernel.errors import ConflictError, ShipworthyError, StorageError, UsageError
+from shipworthy.records.write import SegmentWriter
+from shipworthy.security.tokens import hash_token
+from shipworthy.serving.counters import MEDIA as METRICS_MEDIA
+from shipworthy.serving.counters import Counters, render_metrics
+from shipworthy.serving.decode import Sample
+from shipworthy.serving.live import LiveState, Signature, load_live, read_signature
+from shipworthy.serving.path import Lane, PathSettings, PredictionPath
+from shipworthy.serving.plain import MAX_BATCH_BYTES, PlainEndpoint
+from shipworthy.serving.protocol import Connection, Exchange, Handler
+from shipworthy.serving.router import choose_release
+from shipworthy.serving.routes import Route, RouteTable, find_route
+from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.runtime import Runtime
+from shipworthy.serving.servable import Servable
+
+POLL_S = 0.05  # a replaced file is noticed within 100 ms
+SWEEP_S = 1.0
+RECEIVE_TIMEOUT_S = 10.0  # for one request to come in whole
+IDLE_TIMEOUT_S = 75.0  # of a kept connection
+DRAIN_S = 10.0  # for answers under way when told to stop
+STUCK_S = 5.0  # a run late for longer makes the server not ready
+MAX_CONNECTIONS = 2048
+MAX_HELD_BYTES = 48 * 2**20  # of bodies being received, all connections together
+BACKLOG = 1024
+
+_log = logging.getLogger("shipworthy.serving")
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a server finds what it serves, and where it listens."""
+
+    live: str  # directory live/ENV
+    records: str  # directory records/ENV
+    keys: str  # directory of public keys
+    host: str = "127.0.0.1"
+    port: int = 8080  # 0: any free one
+    open: bool = False  # anyone on loopback may predict
+    tls_terminated_upstream: bool = False
+    workers: int = 1
+    worker: str = "w0"  # names the record segments
+
+
+class Server:
+    """One worker: its connections, its live state, its path.
+
+    Args:
+        settings: where and how.
+        loop: the running event loop.
+        state: what answers first.
+        path: where predictions go.
+        counters: counted in the loop.
+        now: wall clock, Unix seconds, for expiries.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        loop: asyncio.AbstractEventLoop,
+        state: LiveState,
+        path: PredictionPath,
+        counters: Counters,
+        now: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._path = path
+        self._now = now
+        self.counters = counters
+        self.connections: set[Connection] = set()
+        self.is_draining = False
+        self.refused: str | None = None  # why a newer deployment does not answer
+        self._held = 0
+        self._unsticky = 0
+        self.switch(state)
+
+    def switch(self, state: LiveState) -> None:
+        """Answer from `state` on from the next request."""
+        self.state = state
+        self.refused = None
+        servable = state.primary
+        only = len(state.servables) == 1
+
+        def choose_only(body: bytes) -> tuple[Servable, Sample]:
+            return servable, servable.decoder.decode(body)
+
+        plain = PlainEndpoint(self._path, choose_only if only else self._choose, self._loop.time, self._loop.call_soon)
+        self._routes: RouteTable = {
+            b"/v2/health/live": {b"GET": Route(self._live, "public")},
+            b"/v2/health/ready": {b"GET": Route(self._ready, "public")},
+            b"/metrics": {b"GET": Route(self._metrics, "public")},
+            f"/v1/systems/{servable.system}/predict".encode(): {
+                b"POST": Route(plain.predict, "predict", MAX_BATCH_BYTES)
+            },
+        }
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether predictions are answered by the model."""
+        return not self.is_draining and self._path.late_s < STUCK_S
+
+    # --- what connections ask
+
+    def admit(self, exchange: Exchange) -> tuple[Handler, int]:
+        """See `Service`."""
+        return find_route(self._routes, exchange, self._may_call)
+
+    def opened(self, connection: Connection) -> bool:
+        """See `Service`."""
+        self.connections.add(connection)
+        self.counters.connections = len(self.connections)
+        return len(self.connections) <= MAX_CONNECTIONS and not self.is_draining
+
+    def closed(self, connection: Connection) -> None:
+        """See `Service`."""
+        self.connections.discard(connection)
+        self.counters.connections = len(self.connections)
+
+    def responded(self, status: int) -> None:
+        """See `Service`."""
+        self.counters.responses[status] += 1
+
+    def hold(self, size_bytes: int) -> bool:
+        """See `Service`."""
+        if size_bytes > 0 and self._held + size_bytes > MAX_HELD_BYTES:
+            return False
+        self._held += size_bytes
+        return True
+
+    def sweep(self) -> None:
+        """Close connections that send too slowly or not at all."""
+        clock = self._loop.time()
+        for connection in tuple(self.connections):
+            if connection.is_receiving and clock - connection.since > RECEIVE_TIMEOUT_S:
+                connection.time_out()
+            elif connection.is_idle and clock - connection.since > IDLE_TIMEOUT_S:
+                connection.close_when_idle()
+
+    # --- routing
+
+    def _may_call(self, exchange: Exchange) -> int:
+        if self._settings.open:
+            return 200 if _is_local(exchange) else 403
+        scheme, _, token = exchange.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not token:
+            return 401
+        known = self.state.tokens.get(hash_token(token.strip().decode("latin-1")))
+        if known is None or (known.expires is not None and known.expires <= self._now()):
+            return 401
+        return 200 if f"predict:{self.state.deployment.system}" in known.scopes else 403
+
+    def _choose(self, body: bytes) -> tuple[Servable, Sample]:
+        """The release for this request, by its subject, key or id, and the request in its schema."""
+        primary = self.state.primary
+        sample = primary.decoder.decode(body)
+        deployment = self.state.deployment
+        unit = _unit(primary, sample)
+        if unit is None:
+            self._unsticky += 1
+            unit = f"{self._settings.worker}:{self._unsticky}"
+        place = choose_release([release.share for release in deployment.releases], deployment.salt, unit)
+        servable = self.state.servables[place]
+        return servable, sample if servable is primary else servable.decoder.decode(body)
+
+    # --- small handlers
+
+    def _live(self, exchange: Exchange, body: bytes) -> None:
+        exchange.respond(200, b'{"live":true}')
+
+    def _ready(self, exchange: Exchange, body: bytes) -> None:
+        state = self.state
+        document = {
+            "ready": self.is_ready,
+            "releases": [release.release for release in state.deployment.releases],
+            "generation": state.deployment.generation,
+            "access": "open on loopback" if self._settings.open else "token",
+            "tls": "upstream" if self._settings.tls_terminated_upstream else "none, loopback",
+            "refused": self.refused,
+        }
+        exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))
+
+    def _metrics(self, exchange: Exchange, body: bytes) -> None:
+        state = self.state
+        content = render_metrics(self.counters, state.primary.release, state.deployment.generation, self.is_ready)
+        exchange.respond(200, content, METRICS_MEDIA)
+
+
+def serve(
+    settings: ServerSettings,
+    *,
+    ready: Callable[[str], None] | None = None,
+    make_runtime: Callable[[bytes], Runtime] = OnnxRuntime,
+) -> None:
+    """Serve until SIGTERM or SIGINT; blocks.
+
+    Args:
+        settings: where and how.
+        ready: called once with the address, such as `http://127.0.0.1:8080`.
+        make_runtime: loads a model.
+
+    Raises:
+        UsageError: settings that must not be served.
+        NotFoundError: nothing is deployed.
+        IntegrityError: what is deployed does not hold.
+        ConflictError: the port is taken, or another server writes these records.
+        StorageError: records cannot be written.
+    """
+    check_settings(settings)
+    state = load_live(Path(settings.live), Path(settings.keys), make_runtime, None)
+    uvloop.run(_serve(settings, state, ready, make_runtime))
+
+
+def check_settings(settings: ServerSettings) -> None:
+    """Refuse what must not be served.
+
+    Raises:
+        UsageError: open to others than this machine, without TLS, or more workers than there can be.
+    """
+    loopback = _is_loopback(settings.host)
+    if settings.open and not loopback:
+        raise UsageError(f"{settings.host} is not loopback: an open server answers this machine alone. Use tokens.")
+    if not loopback and not settings.tls_terminated_upstream:
+        raise UsageError(
+            f"{settings.host} is not loopback: put TLS in front of it and say so with --tls-terminated-upstream."
+        )
+    if settings.workers != 1:
+        raise UsageError(f"{settings.workers} workers were asked for; one is what this version can run.")
+
+
+async def _serve(
+    settings: ServerSettings,
+    state: LiveState,
+    ready: Callable[[str], None] | None,
+    make_runtime: Callable[[bytes], Runtime],
+) -> None:
+    loop = asyncio.get_running_loop()
+    live = Path(settings.live)
+    signature = read_signature(live)
+    writer = _open_writer(settings, live.name)
+    counters = Counters()
+    names = PathSettings(environment=live.name, worker=settings.worker, now=time.time, entropy=os.urandom)
+    path = PredictionPath(loop, writer, counters, names)
+    server = Server(settings, loop, state, path, counters, time.time)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        listener = await _listen(loop, server, settings)
+        port = listener.sockets[0].getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        gc.collect()
+        gc.freeze()
+        watch = loop.create_task(_watch(server, live, Path(settings.keys), make_runtime, signature))
+        if ready is not None:
+            ready(f"http://{host}:{port}")
+        await stop.wait()
+        watch.cancel()
+        await _drain(server, listener)
+        path.stop(1.0)
+    finally:
+        writer.close()
+
+
+def _open_writer(settings: ServerSettings, environment: str) -> SegmentWriter:
+    return SegmentWriter(Path(settings.records), environment, settings.worker, now=time.time, monotonic=time.monotonic)
+
+
+async def _listen(loop: asyncio.AbstractEventLoop, server: Server, settings: ServerSettings) -> asyncio.Server:
+    try:
+        return await loop.create_server(
+            lambda: Connection(server, loop.time), settings.host, settings.port, backlog=BACKLOG
+        )
+    except OSError as error:
+        raise ConflictError(
+            f"Port {settings.port} of {settings.host} cannot be listened on ({error.strerror}); choose another port."
+        ) from None
+
+
+async def _watch(
+    server: Server, live: Path, keys: Path, make_runtime: Callable[[bytes], Runtime], signature: Signature
+) -> None:
+    """Notice replaced files, load beside, switch between two ticks; sweep connections."""
+    loop = asyncio.get_running_loop()
+    loader = Lane("loader")
+    swept = loop.time()
+    while True:
+        await asyncio.sleep(POLL_S)
+        if loop.time() - swept > SWEEP_S:
+            swept = loop.time()
+            server.sweep()
+        found = read_signature(live)
+        if found == signature:
+            continue
+        signature = found
+        done: asyncio.Future[LiveState] = loop.create_future()
+        last = server.state
+        loader.submit(lambda last=last, done=done: _load_beside(loop, live, keys, make_runtime, last, done))  # type: ignore[misc]
+        try:
+            server.switch(await done)
+            _log.info("generation %s answers", server.state.deployment.generation)
+        except ShipworthyError as error:
+            server.counters.deployments_refused += 1
+            server.refused = f"a newer deployment or access file was refused ({error.code})"
+            _log.error("refused, the last good state answers: %s", error)
+
+
+def _load_beside(
+    loop: asyncio.AbstractEventLoop,
+    live: Path,
+    keys: Path,
+    make_runtime: Callable[[bytes], Runtime],
+    last: LiveState,
+    done: "asyncio.Future[LiveState]",
+) -> None:
+    try:
+        state = load_live(live, keys, make_runtime, last)
+    except ShipworthyError as error:
+        loop.call_soon_threadsafe(done.set_exception, error)
+    except OSError as error:
+        loop.call_soon_threadsafe(done.set_exception, StorageError(f"{live} cannot be read: {error.strerror}."))
+    else:
+        loop.call_soon_threadsafe(done.set_result, state)
+
+
+async def _drain(server: Server, listener: asyncio.Server) -> None:
+    loop = asyncio.get_running_loop()
+    server.is_draining = True
+    listener.close()
+    for connection in tuple(server.connections):
+        connection.close_when_idle()
+    end = loop.time() + DRAIN_S
+    while server.connections and loop.time() < end:
+        await asyncio.sleep(0.01)
+    for connection in tuple(server.connections):
+        connection.abort()
+
+
+def _unit(servable: Servable, sample: Sample) -> str | None:
+    for role in ("subject", "key"):
+        for place, field in enumerate(servable.schema.context):
+            if field.role == role and sample.context is not None:
+                value = msgspec.structs.astuple(sample.context)[place]
+                if value is not None and value is not msgspec.UNSET:
+                    return str(value)
+    return sample.id
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local(exchange: Exchange) -> bool:
+    """Whether a request was meant for this machine and no web page sent it: no DNS rebinding, no cross-site call."""
+    host = exchange.headers.get(b"host", b"").decode("latin-1")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return _is_loopback(name) and b"origin" not in exchange.headers
+
+
+def main() -> int:
+    """Run one server from settings on the command line; one JSON line on stdout when it answers."""
+    parser = argparse.ArgumentParser(prog="python -m shipworthy.serving.server")
+    parser.add_argument("--settings", required=True, help="ServerSettings as JSON")
+    arguments = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        settings = msgspec.json.decode(arguments.settings, type=ServerSettings)
+        serve(settings, ready=_announce)
+    except (ShipworthyError, msgspec.MsgspecError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _announce(address: str) -> None:
+    sys.stdout.write(msgspec.json.encode({"address": address, "pid": os.getpid()}).decode() + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
