@@ -163,6 +163,12 @@ def test_without_a_champion_its_gate_is_not_applicable(binary: Any) -> None:
     assert verdict.outcome == "not applicable"
 
 
+def test_a_champion_that_cannot_answer_the_rows_is_insufficient(binary: Any) -> None:
+    evidence = binary(500, champion=Champion("sha256:0", None))
+    verdict = judge_champion(evidence, {"log_loss": ChampionLimit(no_worse_by=0.01)}, confidence=0.95)[0]
+    assert verdict.outcome == "insufficient"
+
+
 @pytest.mark.parametrize("metric", METRICS["binary"])
 def test_a_model_equal_to_the_champion_is_not_worse(binary: Any, metric: Any) -> None:
     evidence = binary(500)

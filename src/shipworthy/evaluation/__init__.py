@@ -1,3 +1,6 @@
-"""From a payload and test rows to evidence: predictions, perturbations, budgets in the real server."""
+"""From a payload and test rows to evidence: predictions, perturbations, budgets in the real server.
 
-__all__: list[str] = []
+What is measured is the payload's own bytes through the server's own policy and, for the budget, the server itself.
+"""
+
+__all__ = ["budget", "load", "measure", "perturb", "processes"]

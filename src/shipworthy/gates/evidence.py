@@ -19,7 +19,7 @@ class Champion:
     """The serving release's answers on the same rows in the same order."""
 
     payload: str  # digest
-    answers: Answers
+    answers: Answers | None  # None: it takes other inputs or classes and cannot answer these rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Evidence:
         answers: of the payload under judgement: calibrated probabilities and decided classes, or numbers.
         baseline: what needs no model. Classification: shape (classes,), frequencies in the train part;
             regression: shape (2,), mean and median of the train part.
-        decisions: shape (n,), index into `actions` of what each row was answered.
+        decisions: shape (n,), index into `actions` of what each row was answered; -1 for a plain number.
         actions: names of the actions.
         champion: the serving release on the same rows, or None.
         protected: per protected column shape (n,) of group names, None where unknown.
@@ -152,7 +152,7 @@ class Evidence:
         _check_baseline(self)
         _check_truth(self)
         _check_answers(self, self.answers, "the payload's answers")
-        if self.champion is not None:
+        if self.champion is not None and self.champion.answers is not None:
             _check_answers(self, self.champion.answers, "the champion's answers")
         columns = {"decisions": self.decisions, **self.protected, **self.slices}
         for name, column in columns.items():

@@ -112,7 +112,7 @@ def judge_champion(
 ) -> tuple[Verdict, ...]:
     """One verdict for each metric: the payload is not worse than the serving release by more than the margin.
 
-    Not applicable while nothing serves.
+    Not applicable while nothing serves; insufficient if what serves cannot answer the same rows.
     """
     verdicts = []
     rows = np.arange(evidence.rows)
@@ -121,6 +121,10 @@ def judge_champion(
         if evidence.champion is None:
             reason = "No release serves yet, so there is nothing to be compared with."
             verdicts.append(Verdict(gate, "not applicable", None, None, None, None, evidence.rows, reason))
+            continue
+        if evidence.champion.answers is None:
+            reason = "The serving release takes other inputs or classes, so it cannot answer the same rows."
+            verdicts.append(insufficient(gate, reason, rows=evidence.rows, limit=None))
             continue
         trial = trial_of(evidence, gate, metric, rows, confidence, unit)
         verdicts.append(judge_no_worse(trial, evidence.champion.answers, margin=limit.no_worse_by))
@@ -167,9 +171,9 @@ def judge_better_than_baseline(trial: Trial) -> Verdict:
 
     The baseline is the best answer that needs no inputs: class frequencies of the train part, their most
     frequent class (for F1 the positive one), mean or median, or guessing (`expected_by_chance`). With enough rows,
-    not being able to tell a payload
-    from it is a fail and not a lack of rows: pure noise is refused however many rows there are. In the verdict
-    the interval is that of the difference, moved to the baseline's value so that all numbers share a scale.
+    not being able to tell a payload from it is a fail and not a lack of rows: pure noise is refused however many
+    rows there are. In the verdict the interval is that of the difference, moved to the baseline's value so that
+    all numbers share a scale.
 
     Source: one-sided paired test; the intervals of `stats.estimates`.
     """
