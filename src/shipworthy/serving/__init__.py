@@ -9,10 +9,12 @@ __all__ = [
     "live",
     "openapi",
     "path",
+    "plain",
     "policy",
     "problem",
     "protocol",
     "router",
     "routes",
+    "servable",
     "server",
 ]

@@ -54,7 +54,7 @@ class Job:
     def __init__(self, servable: Servable, sample: Sample, arrived: float, deliver: Callable[[Outcome], None]) -> None:
         self.servable = servable
         self.sample = sample
-        self.arrived = arrived  # the loop's clock
+        self.arrived = arrived  # monotonic seconds
         self.deliver = deliver  # called once, in the loop
         self.claimed = False  # by the model thread or the deadline, under the lock
         self.answered = False  # only the loop touches it
@@ -101,6 +101,7 @@ class PathSettings:
     environment: str
     worker: str
     now: Callable[[], float]  # wall clock, Unix seconds
+    monotonic: Callable[[], float]  # for latency: finer than the loop's clock
     entropy: Callable[[int], bytes]
 
 
@@ -234,7 +235,7 @@ class PredictionPath:
         policy = servable.policy
         if policy.durability == "off" or self._writer is None or not done:
             return done
-        now, clock = self._settings.now(), self._loop.time()
+        now, clock = self._settings.now(), self._settings.monotonic()
         names = (servable.system, self._settings.environment, self._settings.worker)
         contents = [
             self._encode(record_answer(answer, job.sample, *names, now, (clock - job.arrived) * 1000))
@@ -272,7 +273,7 @@ class PredictionPath:
                 batch.timer.cancel()
 
     def _deliver(self, done: Sequence[tuple[Job, Outcome]]) -> None:
-        clock = self._loop.time()
+        clock = self._settings.monotonic()
         counters = self._counters
         for job, outcome in done:
             if job.answered:

@@ -28,7 +28,6 @@ class PlainEndpoint:
     Args:
         path: where jobs go.
         choose: decodes one request with the schema of the release that will answer it.
-        clock: the loop's.
         call_soon: the loop's.
     """
 
@@ -36,12 +35,10 @@ class PlainEndpoint:
         self,
         path: PredictionPath,
         choose: Choose,
-        clock: Callable[[], float],
         call_soon: Callable[[Callable[[], None]], object],
     ) -> None:
         self._path = path
         self._choose = choose
-        self._clock = clock
         self._call_soon = call_soon
 
     def predict(self, exchange: Exchange, body: bytes) -> None:

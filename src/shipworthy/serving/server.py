@@ -13,18 +13,23 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
 
+from shipworthy import __version__
 from shipworthy.kernel.errors import ConflictError, ShipworthyError, StorageError, UsageError
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.tokens import hash_token
 from shipworthy.serving.counters import MEDIA as METRICS_MEDIA
 from shipworthy.serving.counters import Counters, render_metrics
-from shipworthy.serving.decode import Sample
+from shipworthy.serving.decode import RequestDecoder, Sample
+from shipworthy.serving.inference import InferenceEndpoint, describe_model
 from shipworthy.serving.live import LiveState, Signature, load_live, read_signature
+from shipworthy.serving.openapi import describe_api
 from shipworthy.serving.path import Lane, PathSettings, PredictionPath
 from shipworthy.serving.plain import MAX_BATCH_BYTES, PlainEndpoint
 from shipworthy.serving.protocol import Connection, Exchange, Handler
@@ -43,6 +48,8 @@ STUCK_S = 5.0  # a run late for longer makes the server not ready
 MAX_CONNECTIONS = 2048
 MAX_HELD_BYTES = 48 * 2**20  # of bodies being received, all connections together
 BACKLOG = 1024
+
+_SERVER = msgspec.json.encode({"name": "shipworthy", "version": __version__, "extensions": []})
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -98,21 +105,32 @@ class Server:
         """Answer from `state` on from the next request."""
         self.state = state
         self.refused = None
-        servable = state.primary
-        only = len(state.servables) == 1
+        self._routes = self._make_routes(state)
 
-        def choose_only(body: bytes) -> tuple[Servable, Sample]:
-            return servable, servable.decoder.decode(body)
-
-        plain = PlainEndpoint(self._path, choose_only if only else self._choose, self._loop.time, self._loop.call_soon)
-        self._routes: RouteTable = {
-            b"/v2/health/live": {b"GET": Route(self._live, "public")},
+    def _make_routes(self, state: LiveState) -> RouteTable:
+        primary, system = state.primary, state.deployment.system
+        call_soon = self._loop.call_soon
+        choose = self._choose if len(state.servables) > 1 else partial(_decode_for, primary)
+        plain = PlainEndpoint(self._path, choose, call_soon)
+        inference = InferenceEndpoint(self._path, self._choose_object, call_soon)
+        versions = {servable.version: servable for servable in state.servables}
+        described = partial(_respond, describe_model(primary, tuple(versions)))
+        table: dict[bytes, dict[bytes, Route]] = {
+            b"/v2": {b"GET": Route(partial(_respond, _SERVER), "public")},
+            b"/v2/health/live": {b"GET": Route(partial(_respond, b'{"live":true}'), "public")},
             b"/v2/health/ready": {b"GET": Route(self._ready, "public")},
             b"/metrics": {b"GET": Route(self._metrics, "public")},
-            f"/v1/systems/{servable.system}/predict".encode(): {
-                b"POST": Route(plain.predict, "predict", MAX_BATCH_BYTES)
-            },
+            b"/openapi.json": {b"GET": Route(partial(_respond, _openapi(primary)), "predict")},
+            f"/v1/systems/{system}/predict".encode(): {b"POST": Route(plain.predict, "predict", MAX_BATCH_BYTES)},
+            f"/v2/models/{system}".encode(): {b"GET": Route(described, "predict")},
         }
+        for version, servable in [(None, primary), *versions.items()]:
+            base = f"/v2/models/{system}" + ("" if version is None else f"/versions/{version}")
+            infer = partial(inference.infer, servable.policy, servable.schema, version)
+            table[base.encode()] = {b"GET": Route(described, "predict")}
+            table[f"{base}/ready".encode()] = {b"GET": Route(self._model_ready, "public")}
+            table[f"{base}/infer".encode()] = {b"POST": Route(infer, "predict", MAX_BATCH_BYTES)}
+        return table
 
     @property
     def is_ready(self) -> bool:
@@ -149,7 +167,7 @@ class Server:
 
     def sweep(self) -> None:
         """Close connections that send too slowly or not at all."""
-        clock = self._loop.time()
+        clock = time.monotonic()
         for connection in tuple(self.connections):
             if connection.is_receiving and clock - connection.since > RECEIVE_TIMEOUT_S:
                 connection.time_out()
@@ -171,21 +189,28 @@ class Server:
 
     def _choose(self, body: bytes) -> tuple[Servable, Sample]:
         """The release for this request, by its subject, key or id, and the request in its schema."""
-        primary = self.state.primary
-        sample = primary.decoder.decode(body)
-        deployment = self.state.deployment
+        return self._route(lambda decoder: decoder.decode(body))
+
+    def _choose_object(self, item: Any, version: str | None) -> tuple[Servable, Sample]:
+        for servable in self.state.servables:
+            if servable.version == version:
+                return servable, servable.decoder.decode_object(item)
+        return self._route(lambda decoder: decoder.decode_object(item))
+
+    def _route(self, decode: Callable[[RequestDecoder], Sample]) -> tuple[Servable, Sample]:
+        primary, deployment = self.state.primary, self.state.deployment
+        sample = decode(primary.decoder)
+        if len(self.state.servables) == 1:
+            return primary, sample
         unit = _unit(primary, sample)
         if unit is None:
             self._unsticky += 1
             unit = f"{self._settings.worker}:{self._unsticky}"
         place = choose_release([release.share for release in deployment.releases], deployment.salt, unit)
         servable = self.state.servables[place]
-        return servable, sample if servable is primary else servable.decoder.decode(body)
+        return servable, sample if servable is primary else decode(servable.decoder)
 
     # --- small handlers
-
-    def _live(self, exchange: Exchange, body: bytes) -> None:
-        exchange.respond(200, b'{"live":true}')
 
     def _ready(self, exchange: Exchange, body: bytes) -> None:
         state = self.state
@@ -197,6 +222,10 @@ class Server:
             "tls": "upstream" if self._settings.tls_terminated_upstream else "none, loopback",
             "refused": self.refused,
         }
+        exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))
+
+    def _model_ready(self, exchange: Exchange, body: bytes) -> None:
+        document = {"name": self.state.deployment.system, "ready": self.is_ready}
         exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))
 
     def _metrics(self, exchange: Exchange, body: bytes) -> None:
@@ -258,7 +287,7 @@ async def _serve(
     signature = read_signature(live)
     writer = _open_writer(settings, live.name)
     counters = Counters()
-    names = PathSettings(environment=live.name, worker=settings.worker, now=time.time, entropy=os.urandom)
+    names = PathSettings(live.name, settings.worker, time.time, time.monotonic, os.urandom)
     path = PredictionPath(loop, writer, counters, names)
     server = Server(settings, loop, state, path, counters, time.time)
     stop = asyncio.Event()
@@ -288,7 +317,7 @@ def _open_writer(settings: ServerSettings, environment: str) -> SegmentWriter:
 async def _listen(loop: asyncio.AbstractEventLoop, server: Server, settings: ServerSettings) -> asyncio.Server:
     try:
         return await loop.create_server(
-            lambda: Connection(server, loop.time), settings.host, settings.port, backlog=BACKLOG
+            lambda: Connection(server, time.monotonic), settings.host, settings.port, backlog=BACKLOG
         )
     except OSError as error:
         raise ConflictError(
@@ -353,6 +382,18 @@ async def _drain(server: Server, listener: asyncio.Server) -> None:
         await asyncio.sleep(0.01)
     for connection in tuple(server.connections):
         connection.abort()
+
+
+def _decode_for(servable: Servable, body: bytes) -> tuple[Servable, Sample]:
+    return servable, servable.decoder.decode(body)
+
+
+def _respond(content: bytes, exchange: Exchange, body: bytes) -> None:  # noqa: ARG001
+    exchange.respond(200, content)
+
+
+def _openapi(servable: Servable) -> bytes:
+    return msgspec.json.encode(describe_api(servable.schema, servable.policy, servable.release))
 
 
 def _unit(servable: Servable, sample: Sample) -> str | None:
