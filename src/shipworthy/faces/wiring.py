@@ -11,9 +11,10 @@ from pathlib import Path
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import StorageError
 from shipworthy.ledger.artefacts import ArtefactStore
-from shipworthy.ledger.store import open_ledger
-from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key
-from shipworthy.workflows.project import Parts, Project
+from shipworthy.ledger.store import Ledger, open_ledger
+from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key, load_public_keys
+from shipworthy.workflows.layout import Project
+from shipworthy.workflows.project import Parts
 
 
 def actor() -> str:
@@ -30,13 +31,14 @@ def project_key(project: Project) -> SigningKey:
     Raises:
         StorageError: the key folder or the project cannot be written.
     """
-    directory = key_directory(dict(os.environ))
+    directory = key_directory(os.environ)
     name = key_name(project.root)
     try:
         for known in sorted(project.public_keys.glob("*.pub")):  # a project that moved keeps its key
             if (directory / f"{known.stem}.key").exists():
                 return load_key(directory, known.stem)
-        key = create_key(directory, name)
+        exists = (directory / f"{name}.key").exists()
+        key = load_key(directory, name) if exists else create_key(directory, name)
         public = project.public_keys / f"{name}.pub"
         if not public.exists():
             project.public_keys.mkdir(parents=True, exist_ok=True)
@@ -64,8 +66,9 @@ def open_parts(root: Path) -> Iterator[Parts]:
         IntegrityError: ledger and log do not agree.
     """
     project = Project(root)
+    project.require()
     key = project_key(project)
-    with open_ledger(project.ledger_url(dict(os.environ)), project.log, key, time.time) as ledger:
+    with open_ledger(project.ledger_url(os.environ), project.log, key, time.time) as ledger:
         yield Parts(
             project=project,
             ledger=ledger,
@@ -75,3 +78,12 @@ def open_parts(root: Path) -> Iterator[Parts]:
             now=time.time,
             entropy=secrets.token_bytes,
         )
+
+
+@contextmanager
+def open_to_read(root: Path) -> Iterator[Ledger]:
+    """The ledger of the project at `root` for a command that only looks; nothing can be recorded."""
+    project = Project(root)
+    keys = load_public_keys(project.public_keys)
+    with open_ledger(project.ledger_url(os.environ), project.log, None, time.time, keys=keys) as ledger:
+        yield ledger

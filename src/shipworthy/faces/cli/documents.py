@@ -1,0 +1,39 @@
+"""Commands that print a document: `card`, `contract schema`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from shipworthy.faces.cli.options import command
+from shipworthy.faces.cli.show import Face
+from shipworthy.faces.wiring import open_parts
+from shipworthy.workflows.inspect import find_release, release_directory
+
+
+@command("card")
+@click.argument("release", required=False)
+def card(root: Path, face: Face, release: str | None) -> int:
+    """Print the model card of RELEASE, by default of the newest."""
+    with open_parts(root) as parts:
+        found = find_release(parts, release)
+        text = (release_directory(parts, found) / "card.md").read_text()
+    face.result({"release": found["release"], "card": text})
+    if not face.as_json:
+        click.echo(text)
+    return 0
+
+
+@click.group("contract")
+def contract() -> None:
+    """The contract's own documents."""
+
+
+@contract.command("schema")
+@click.option("--json", is_flag=True, expose_value=False, help="As everywhere; the schema is JSON anyway.")
+def schema() -> int:
+    """Print the JSON Schema that an editor checks shipworthy.yaml with."""
+    from shipworthy.contract.schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+    return 0

@@ -1,0 +1,105 @@
+"""`shipworthy ship`: from the sources to a signed release."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.text import Text
+
+from shipworthy.faces.cli.main import DONE, REFUSED
+from shipworthy.faces.cli.options import command
+from shipworthy.faces.cli.show import Face, number, outcome_text
+from shipworthy.faces.wiring import open_parts
+from shipworthy.kernel.errors import ConflictError
+from shipworthy.workflows.ship import ShipReport
+from shipworthy.workflows.ship import ship as run_ship
+
+WAIT_S = 0.5  # between two looks at who holds the project
+STAGE_WORDS = {
+    "ingest": "reading and checking the data",
+    "train": "training, and proving the ONNX model",
+    "payload": "calibrating and packing",
+    "gates": "measuring on the test rows and in the real server",
+    "release": "signing",
+    "deploy": "deploying",
+}
+
+
+@command("ship")
+@click.option("--wait", is_flag=True, help="Wait while another command holds the project.")
+def ship(root: Path, face: Face, wait: bool) -> int:
+    """Take the data to a signed release, deployed to `local`. Only what changed is done."""
+    started = time.perf_counter()
+    with face.err.status("starting", spinner="dots") as status:
+
+        def tell(stage: str, doing: str) -> None:
+            words = doing or STAGE_WORDS.get(stage, stage)
+            if sys.stderr.isatty():
+                status.update(f"{stage}: {words}")
+            elif not doing:
+                face.note(f"{stage}: {words}")
+
+        report = _ship(root, tell, wait)
+    face.result(report.to_json())
+    if not face.as_json:
+        _show(face, root, report, time.perf_counter() - started)
+    return DONE if report.release else REFUSED
+
+
+def _ship(root: Path, tell: Any, wait: bool) -> ShipReport:
+    while True:
+        try:
+            with open_parts(root) as parts:
+                return run_ship(parts, dict(os.environ), tell)
+        except ConflictError:
+            if not wait:
+                raise
+            tell("ship", "waiting for another command")
+            time.sleep(WAIT_S)
+
+
+def _show(face: Face, root: Path, report: ShipReport, seconds: float) -> None:
+    if all(stage.reused for stage in report.stages):
+        face.say(f"Nothing new: {report.release or 'no release'} stands. ({seconds:.1f} s)")
+        if report.release:
+            return
+    rows: list[list[str | Text]] = [
+        [stage.name, "as before" if stage.reused else f"{stage.seconds:.1f} s", stage.detail] for stage in report.stages
+    ]
+    face.table(["stage", "took", ""], rows)
+    face.say()
+    face.table(
+        ["gate", "verdict", "measured", "interval", "limit", "rows"],
+        [_verdict_row(verdict) for verdict in report.verdicts],
+    )
+    for verdict in report.verdicts:
+        if verdict["outcome"] in ("fail", "insufficient"):
+            face.say(f"[bold]{escape(verdict['gate'])}[/]: {escape(verdict['reason'])}")
+    face.say()
+    if report.release is None:
+        failed = ", ".join(verdict["gate"] for verdict in report.verdicts if verdict["outcome"] == "fail")
+        face.say(f"[bold red]Refused[/] by {escape(failed)}. Nothing was released; what served before still serves.")
+        return
+    unsure = [verdict["gate"] for verdict in report.verdicts if verdict["outcome"] == "insufficient"]
+    face.say(f"[bold green]{escape(report.release)}[/] is signed and deployed to local. ({seconds:.1f} s)")
+    if unsure:
+        face.say(f"[yellow]Only local serves it[/]: evidence is insufficient for {escape(', '.join(unsure))}.")
+    face.say(f"Next: shipworthy serve --project {escape(str(root))}")
+
+
+def _verdict_row(verdict: dict[str, Any]) -> list[str | Text]:
+    interval = verdict["interval"]
+    unit = f" {verdict['unit']}" if verdict.get("unit") else ""
+    limit = verdict["limit"]
+    return [
+        verdict["gate"],
+        outcome_text(verdict["outcome"]),
+        number(verdict["measured"]) + (unit if verdict["measured"] is not None else ""),
+        f"{number(interval[0])} to {number(interval[1])}" if interval else "-",
+        (number(limit) + unit) if isinstance(limit, int | float) else str(limit or "-"),
+        f"{verdict['rows']:,}",
+    ]

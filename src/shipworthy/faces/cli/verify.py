@@ -1,0 +1,72 @@
+"""`shipworthy verify`: proof that nothing was changed."""
+
+import os
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from shipworthy.faces.cli.options import command
+from shipworthy.faces.cli.show import Face
+from shipworthy.faces.wiring import open_to_read
+from shipworthy.kernel.errors import IntegrityError
+from shipworthy.workflows.layout import Project
+from shipworthy.workflows.verify import Proof, verify_log, verify_records, verify_releases, verify_snapshots
+
+TRUST_WORDS = {
+    "unsigned": "The log is not signed: anyone who can write here could have rewritten it.",
+    "local": "Trust is local: whoever holds the signing key could have rewritten the log. "
+    "`shipworthy audit export FILE` makes an anchor to keep elsewhere.",
+    "anchored": "Trust is anchored: the log agrees with a checkpoint kept elsewhere.",
+}
+
+
+@command("verify")
+@click.argument("what", default="all", metavar="[RELEASE | audit | all]")
+@click.option(
+    "--anchor",
+    "anchors",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="An exported checkpoint.",
+)
+def verify(root: Path, face: Face, what: str, anchors: tuple[Path, ...]) -> int:
+    """Verify a RELEASE, the audit log, or everything. Names what is wrong."""
+    project = Project(root)
+    project.require()
+    proofs: list[Proof] = []
+    trust = None
+    if what in ("audit", "all"):
+        with face.err.status("verifying the audit log"):
+            proof, report = verify_log(project, project.ledger_url(os.environ), anchors)
+        proofs.append(proof)
+        trust = report.trust
+    if what != "audit":
+        proofs += _verify_made(face, root, project, None if what == "all" else what)
+    holds = all(proof.problem is None for proof in proofs)
+    face.result({"holds": holds, "trust": trust, "proofs": [proof.to_json() for proof in proofs]})
+    if not face.as_json:
+        _show(face, proofs, trust)
+    return 0 if holds else 1
+
+
+def _verify_made(face: Face, root: Path, project: Project, release: str | None) -> list[Proof]:
+    try:
+        with open_to_read(root) as ledger, face.err.status("verifying releases, snapshots and records"):
+            proofs = verify_releases(project, ledger, release)
+            if release is None:
+                proofs += verify_snapshots(project, ledger) + verify_records(project, ledger)
+            return proofs
+    except IntegrityError as error:
+        return [Proof("ledger", "", str(error))]
+
+
+def _show(face: Face, proofs: list[Proof], trust: str | None) -> None:
+    for proof in proofs:
+        if proof.problem is None:
+            face.say(f"[green]holds[/]   {escape(proof.name)}: {escape(proof.words)}")
+        else:
+            face.say(f"[bold red]BROKEN[/]  {escape(proof.name)}: {escape(proof.problem)}")
+    if trust:
+        face.say(f"[dim]{TRUST_WORDS.get(trust, trust)}[/]")

