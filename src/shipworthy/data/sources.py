@@ -159,9 +159,9 @@ def _read_bytes(path: Path) -> bytes:
 def _text_head(path: Path) -> bytes:
     """The first lines of a text file, whole ones unless the first alone is longer."""
     try:
-        opened = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
-        with opened as file:
-            head: bytes = file.read(HEAD_BYTES)
+        with path.open("rb") as file:
+            unpacked = gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file
+            head = unpacked.read(HEAD_BYTES)
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         return _read_bytes(path)  # raises with the cure
     except (OSError, EOFError, zlib.error) as error:

@@ -1,7 +1,7 @@
 """Validate: every row is accepted with the contract's types, or quarantined with all its reasons.
 
-Texts are trimmed, except in columns of type text; empty ones and the words of `MISSING` are missing. Nothing
-else is repaired unless the contract says so (`outside: clip`, `unknown: missing`, ...).
+How a text becomes a value stands in `values`; nothing else is repaired unless the contract says so
+(`outside: clip`, `unknown: missing`, ...).
 """
 
 import difflib
@@ -14,17 +14,12 @@ import polars as pl
 from shipworthy.contract.expressions import parse_expression
 from shipworthy.contract.types import Column, ContextColumn, Contract, Feature
 from shipworthy.data.columns import bounded, derived_values, evaluate, is_outside, kinds, zones
-from shipworthy.data.datetimes import detect_format, localise, parse_datetimes
+from shipworthy.data.datetimes import detect_format
+from shipworthy.data.values import cleaned, typed
 from shipworthy.kernel.errors import DataError
 
-MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "none", "?", "-")
-WORDS = {
-    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
-    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
-}
 TOP_REASONS = 5  # named in a refusal; all of them stand in the quarantine
 SHOWN_CHARACTERS = 60  # of a value in a message
-EXACT_WHOLE = 2.0**53  # beyond it a float64 is not sure to be the whole number that was written
 _KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "datetime": "a datetime"}
 
 
@@ -70,17 +65,16 @@ def validate(contract: Contract, frame: pl.DataFrame, *, malformed: pl.DataFrame
     wanted = _wanted(contract)
     _judge_columns(wanted, frame)
     formats = _formats(wanted, frame)
-    cleaned = frame.select(_cleaned(name, column, frame.schema[name]).alias(name) for name, column in wanted.items())
-    typed = cleaned.select(
-        _typed(pl.col(name), column, cleaned.schema[name], formats.get(name, "")).alias(name)
-        for name, column in wanted.items()
+    known = frame.select(cleaned(name, column, frame.schema[name]) for name, column in wanted.items())
+    values = known.select(
+        typed(name, column, known.schema[name], formats.get(name, "")) for name, column in wanted.items()
     )
     flags = [
         flag
         for name, column in wanted.items()
-        for flag in _column_flags(contract, name, column, cleaned[name], typed[name], formats)
+        for flag in _column_flags(contract, name, column, known[name], values[name], formats)
     ]
-    settled = typed.with_columns(_settled(name, column) for name, column in contract.features.items())
+    settled = values.with_columns(_settled(name, column) for name, column in contract.features.items())
     complete, derived_flags = _derived(contract, settled)
     check_flags = list(_check_flags(contract, complete))
     flags = [flag for flag in (*flags, *derived_flags, *check_flags) if flag.rows.any()]
@@ -142,87 +136,6 @@ def _formats(wanted: dict[str, Column], frame: pl.DataFrame) -> dict[str, str]:
     return formats
 
 
-# --- from what was read to the contract's types
-
-
-def _cleaned(name: str, column: Column, kind: pl.DataType) -> pl.Expr:
-    """Trimmed text without the words for missing; typed columns without NaN."""
-    values = pl.col(name)
-    if kind == pl.Categorical or kind == pl.Enum:
-        values, kind = values.cast(pl.String), pl.String()
-    if kind != pl.String:
-        return values.fill_nan(None) if kind.is_float() else values
-    if column.type == "text":
-        return pl.when(values != "").then(values)
-    trimmed = values.str.strip_chars()
-    words = [word for word in MISSING if word not in (column.values or ())]
-    return pl.when(~trimmed.is_in(words)).then(trimmed).alias(name)
-
-
-def _typed(values: pl.Expr, column: Column, kind: pl.DataType, pattern: str) -> pl.Expr:
-    """The value, null where it is not of the column's type."""
-    match column.type:
-        case "float":
-            return _number(values, kind)
-        case "int":
-            return _whole(values, kind)
-        case "bool":
-            return _truth(values, kind)
-        case "datetime":
-            return _instant(values, kind, pattern, column.zone)
-        case _:
-            return _label(values, kind)
-
-
-def _nothing(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    return pl.when(values.is_null() & values.is_not_null()).then(pl.lit(None, dtype=kind))
-
-
-def _number(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    if kind.is_temporal() or kind == pl.Boolean:
-        return _nothing(values, pl.Float64())
-    number = values.cast(pl.Float64, strict=False)
-    return pl.when(number.is_finite()).then(number)
-
-
-def _whole(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    number = _number(values, kind)
-    rounded = pl.when((number == number.floor()) & (number.abs() <= EXACT_WHOLE)).then(number)
-    whole = rounded.cast(pl.Int64, strict=False)
-    if kind == pl.String or kind.is_integer():
-        return pl.coalesce(values.cast(pl.Int64, strict=False), whole)
-    return whole
-
-
-def _truth(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    if kind == pl.Boolean:
-        return values
-    if kind == pl.String:
-        return values.str.to_lowercase().replace_strict(WORDS, default=None, return_dtype=pl.Boolean)
-    if kind.is_numeric():
-        return pl.when(values.is_in([0, 1])).then(values == 1)
-    return _nothing(values, pl.Boolean())
-
-
-def _instant(values: pl.Expr, kind: pl.DataType, pattern: str, zone: str | None) -> pl.Expr:
-    if kind == pl.String:
-        return parse_datetimes(values, pattern, zone)
-    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
-        return values.cast(pl.Datetime("us", kind.time_zone)).dt.convert_time_zone("UTC")
-    if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
-        return localise(values.cast(pl.Datetime("us")), zone)
-    return _nothing(values, pl.Datetime("us", "UTC"))
-
-
-def _label(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    if kind.is_float():  # 1.0 from a column of whole numbers with gaps is the label 1
-        whole = (values == values.floor()) & (values.abs() <= EXACT_WHOLE)
-        return (
-            pl.when(whole).then(values.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(values.cast(pl.String))
-        )
-    return values.cast(pl.String)
-
-
 # --- reasons
 
 
@@ -230,23 +143,23 @@ def _column_flags(
     contract: Contract,
     name: str,
     column: Column,
-    cleaned: pl.Series,
-    typed: pl.Series,
+    known: pl.Series,
+    values: pl.Series,
     formats: dict[str, str],
 ) -> Iterator[_Flag]:
-    absent = cleaned.is_null()
+    absent = known.is_null()
     if _must_be_there(contract, column):
         yield _Flag(f"{name}: missing", absent, name)
     if column.type in _KINDS:
         pattern = f" of the format {formats[name]}" if name in formats else ""
-        yield _Flag(f"{name}: not {_KINDS[column.type]}{pattern}", typed.is_null() & ~absent, name)
+        yield _Flag(f"{name}: not {_KINDS[column.type]}{pattern}", values.is_null() & ~absent, name)
     if column.values is not None:
         noted = isinstance(column, Feature) and column.unknown != "reject"
         kind = "class" if name == contract.target.column else "category"
-        yield _Flag(f"{name}: unknown {kind}", ~typed.is_in(list(column.values)) & ~absent, name, noted)
-    if column.range is not None and typed.dtype.is_numeric():
+        yield _Flag(f"{name}: unknown {kind}", ~values.is_in(list(column.values)) & ~absent, name, noted)
+    if column.range is not None and values.dtype.is_numeric():
         noted = isinstance(column, Feature) and column.outside != "reject"
-        outside = typed.to_frame(name).select(is_outside(pl.col(name), column.range)).to_series()
+        outside = values.to_frame(name).select(is_outside(pl.col(name), column.range)).to_series()
         yield _Flag(f"{name}: outside [{column.range[0]:g}, {column.range[1]:g}]", outside, name, noted)
 
 

@@ -1,0 +1,476 @@
+"""Infer: what each column of a table most likely is, with every doubtful guess listed for review.
+
+Pure guesses by rules that a reader can follow; nothing is asked. A column that is no use to a model, or that
+gives the target away, is left out with its reason.
+"""
+
+import math
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from shipworthy.contract.types import Column, Kind, Task
+from shipworthy.data.datetimes import Format, detect_format
+from shipworthy.data.values import cleaned, typed
+from shipworthy.kernel.errors import DataError, UsageError
+from shipworthy.stats.metrics import roc_auc
+
+MOST_CATEGORIES = 50  # beyond them a text says too little about each group, and a contract is unreadable
+MOST_CLASSES = 20  # more distinct whole numbers are a quantity, not classes
+FITTING_SHARE = 0.95  # of the values that must be of a type; the rest goes to quarantine
+SAMPLE_ROWS = 50_000  # for leaks: enough to tell an AUC of 1 from 0.99
+LEAK_AUC = 0.9995  # a single honest column does not part two classes so well
+LEAK_CORRELATION = 0.99995
+LEAK_ROWS = 50  # with fewer rows a perfect column is often chance
+SHOWN_CHARACTERS = 40  # of a value in a reason
+NAMES_ROWS = "names each row"
+GIVES_AWAY = "gives the target away"
+_PROTECTED = re.compile(
+    r"(^|_)(sex|gender|race|ethnic\w*|religion|nationality|disab\w+|age_?(group|band|range|bracket)|marital\w*)(_|$)"
+)
+_KEY = re.compile(r"(?i:(^|_)(id|uuid|guid|key)(_|$))|[a-z](Id|ID)$")
+_TIME = re.compile(r"(^|_)(time|date|datetime|timestamp|at|on|created|when)(_|$)")
+_BIRTH = re.compile(r"birth|(^|_)dob(_|$)")
+_POSITIVE = ("1", "1.0", "yes", "y", "true", "t", "positive", "pos", "+", "bad", "fraud", "default", "churned", "spam")
+
+Place = Literal["feature", "key", "time", "protected", "target", "left out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What one column most likely is."""
+
+    name: str
+    place: Place
+    kind: Kind
+    why: str = ""  # of a column that was left out
+    values: tuple[str, ...] = ()  # of a category, most telling order: as numbers, else alphabetically
+    range: tuple[float, float] | None = None
+    missing: float = 0.0  # share, 0 to 1
+    reference: str | None = None  # of a protected column: its most frequent group
+    format: str | None = None  # of a datetime that was read as text
+    strays: int = 0  # values that are not of the type
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What a table most likely holds."""
+
+    columns: tuple[Guess, ...]  # in the table's order, the target among them
+    target: str
+    task: Task
+    classes: tuple[str, ...] = ()
+    positive: str | None = None
+    usual: str | float = 0.0  # majority class, or median
+    review: tuple[str, ...] = ()  # what a person should look at
+
+    def placed(self, *places: Place) -> tuple[Guess, ...]:
+        """The columns with one of these places, in the table's order."""
+        return tuple(guess for guess in self.columns if guess.place in places)
+
+
+def infer(
+    frame: pl.DataFrame,
+    target: str,
+    time: str | None = None,
+    key: str | None = None,
+    protected: Sequence[str] = (),
+) -> Inference:
+    """Guess the place, type, range and categories of every column.
+
+    Args:
+        frame: as it was read; text columns, or typed ones.
+        target: the column to predict.
+        time: when a row came to be; guessed when None.
+        key: names a row; guessed when None.
+        protected: columns that part people in groups; more are guessed by their names.
+
+    Raises:
+        UsageError: a named column does not exist, or cannot be what it is said to be.
+        DataError: the target has no value, one value, a class of one row, or too many texts; or no column is
+            left to learn from.
+    """
+    for name in (target, *filter(None, (time, key)), *protected):
+        _judge_name(name, frame)
+    goal = _target(frame, target)
+    known = frame.filter(goal.rows)
+    guesses = [_column(known[name], time, key, protected) for name in frame.columns if name != target]
+    guesses = _with_time(_with_key(guesses, known, key), known, time)
+    guesses = _without_leaks(guesses, known, goal)
+    if not any(guess.place == "feature" for guess in guesses):
+        raise DataError(
+            f"no column is left to predict {target} from: "
+            + "; ".join(f"{guess.name}: {guess.why or guess.place}" for guess in guesses)
+        )
+    by_name = {guess.name: guess for guess in (*guesses, goal.guess)}
+    columns = tuple(by_name[name] for name in frame.columns)
+    found = Inference(columns, target, goal.task, goal.classes, goal.positive, goal.usual)
+    return replace(found, review=tuple(_review(found, frame, goal)))
+
+
+def _judge_name(name: str, frame: pl.DataFrame) -> None:
+    if name not in frame.columns:
+        raise UsageError(f"the data has no column {name!r}; it has {', '.join(frame.columns[:50])}")
+
+
+# --- the target
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    guess: Guess
+    task: Task
+    truth: pl.Series  # class texts or float64, of the rows that have one
+    rows: pl.Series  # bool: which rows have one
+    classes: tuple[str, ...]
+    positive: str | None
+    usual: str | float
+
+
+def _target(frame: pl.DataFrame, name: str) -> _Target:
+    texts = _texts(frame[name])
+    present = texts.drop_nulls()
+    if not len(present):
+        raise DataError(f"the target {name} has no value in any of {frame.height} rows; choose another --target")
+    counts = dict(present.value_counts(sort=True).iter_rows())
+    if len(counts) == 1:
+        raise DataError(f"the target {name} is {_short(present[0])} in every row; there is nothing to learn")
+    numbers = _numbers(frame[name])
+    numeric = _known(numbers) >= FITTING_SHARE * len(present)
+    if len(counts) == 2 or (len(counts) <= MOST_CLASSES and not (numeric and _has_fraction(frame[name], numbers))):
+        return _classes(name, texts, counts)
+    if numeric:
+        return _regression(name, numbers)
+    raise DataError(
+        f"the target {name} has {len(counts)} distinct texts, such as {_short(present[0])}: too many for classes, and "
+        f"no numbers; choose another --target, or group them into at most {MOST_CLASSES}"
+    )
+
+
+def _classes(name: str, texts: pl.Series, counts: dict[str, int]) -> _Target:
+    single = [label for label, count in counts.items() if count == 1]
+    if single:
+        others = f", as have {len(single) - 1} others" if len(single) > 1 else ""
+        raise DataError(
+            f"class {_short(single[0])} of the target {name} has one row{others}; gather more, merge it with another "
+            "class, or take the row out"
+        )
+    classes = _ordered(list(counts))
+    positive = None
+    if len(classes) == 2:
+        rarer = min(classes, key=lambda label: counts[label])
+        positive = next((label for label in reversed(classes) if label.lower() in _POSITIVE), rarer)
+    return _Target(
+        guess=Guess(name, "target", "category", values=classes, missing=_missing(texts)),
+        task="binary" if positive is not None else "multiclass",
+        truth=texts.drop_nulls(),
+        rows=texts.is_not_null(),
+        classes=classes,
+        positive=positive,
+        usual=max(classes, key=lambda label: counts[label]),
+    )
+
+
+def _regression(name: str, numbers: pl.Series) -> _Target:
+    truth = numbers.drop_nulls()
+    return _Target(
+        guess=Guess(name, "target", "float", missing=_missing(numbers)),
+        task="regression",
+        truth=truth,
+        rows=numbers.is_not_null(),
+        classes=(),
+        positive=None,
+        usual=float(f"{np.median(truth.to_numpy()):.6g}"),
+    )
+
+
+# --- one column
+
+
+def _column(series: pl.Series, time: str | None, key: str | None, protected: Collection[str]) -> Guess:
+    name, texts = series.name, _texts(series)
+    if not _known(texts):
+        return Guess(name, "left out", "text", "has no value in any row", missing=1.0)
+    if name == key:
+        return Guess(name, "key", "text", missing=_missing(texts))
+    if name == time:
+        return _asked_time(series, texts)
+    if name in protected:
+        return _group(name, texts)
+    numbers = _numbers(series)
+    if _known(numbers) >= FITTING_SHARE * _known(texts):
+        return _number(series, texts, numbers)
+    return _label(series, texts)
+
+
+def _number(series: pl.Series, texts: pl.Series, numbers: pl.Series) -> Guess:
+    whole = not _has_fraction(series, numbers)
+    known = numbers.drop_nulls().to_numpy()
+    least, most = float(known.min()), float(known.max())
+    if whole and (_is_coded(texts) or (_is_group(series.name) and most - least < MOST_CATEGORIES)):
+        return _label(series, texts)
+    name, missing = series.name, _missing(texts)
+    if least == most:
+        return Guess(name, "left out", "text", f"is {least:g} wherever it has a value")
+    if whole and _counts_rows(numbers):
+        return Guess(name, "left out", "int", "numbers the rows")
+    if whole and _KEY.search(name) and texts.n_unique() > 0.9 * len(texts):
+        return Guess(name, "left out", "int", NAMES_ROWS, missing=missing)
+    strays = _known(texts) - len(known)
+    bounds = widened(least, most, whole=whole)
+    return Guess(name, "feature", "int" if whole else "float", range=bounds, missing=missing, strays=strays)
+
+
+def _label(series: pl.Series, texts: pl.Series) -> Guess:
+    name, missing, present = series.name, _missing(texts), texts.drop_nulls()
+    found = _format(series, texts)
+    if found is not None or series.dtype.is_temporal():
+        why = "is a datetime; a model sees only parts of it, such as hour(…) in a derived column"
+        return Guess(name, "left out", "datetime", why, missing=missing, format=found.pattern if found else None)
+    distinct = present.n_unique()
+    if distinct == 1:
+        return Guess(name, "left out", "text", f"is {_short(present[0])} wherever it has a value")
+    if series.dtype == pl.Boolean or (distinct == 2 and _is_truth(present)):
+        return Guess(name, "feature", "bool", missing=missing)
+    if _is_group(name) and distinct <= MOST_CATEGORIES:
+        return _group(name, texts)
+    if distinct <= MOST_CATEGORIES and (distinct <= 3 or distinct <= len(present) / 5):
+        return Guess(name, "feature", "category", values=_ordered(present.unique().to_list()), missing=missing)
+    if distinct == len(present) and not present.str.contains(r"\s").any():
+        return Guess(name, "left out", "text", NAMES_ROWS, missing=missing)
+    return Guess(
+        name, "left out", "text", f"holds {distinct} distinct texts, such as {_short(present[0])}", missing=missing
+    )
+
+
+def _is_group(name: str) -> bool:
+    return _PROTECTED.search(name.lower()) is not None
+
+
+def _group(name: str, texts: pl.Series) -> Guess:
+    distinct = texts.drop_nulls().n_unique()
+    if distinct > MOST_CATEGORIES:
+        raise UsageError(
+            f"the protected column {name} has {distinct} distinct values; such columns part people in groups, so make "
+            f"one with at most {MOST_CATEGORIES}, such as age groups"
+        )
+    counts = dict(texts.drop_nulls().value_counts(sort=True).iter_rows())
+    values = _ordered(list(counts))
+    reference = max(values, key=lambda value: counts[value])
+    return Guess(name, "protected", "category", values=values, missing=_missing(texts), reference=reference)
+
+
+def _asked_time(series: pl.Series, texts: pl.Series) -> Guess:
+    found = _format(series, texts)
+    if found is None and not series.dtype.is_temporal():
+        shown = _short(texts.drop_nulls()[0])
+        raise UsageError(
+            f"the time column {series.name} holds no dates of one known format, such as {shown}; write "
+            "year-month-day, such as 2026-03-31 or 2026-03-31T14:00:00Z"
+        )
+    return Guess(series.name, "time", "datetime", missing=_missing(texts), format=found.pattern if found else None)
+
+
+def widened(least: float, most: float, *, whole: bool) -> tuple[float, float]:
+    """A range of round numbers around what was observed, with room of a tenth; it never crosses 0 for room
+    and begins there where the least is far below the most.
+
+    >>> widened(18, 90, whole=True), widened(0, 1, whole=True), widened(0.2, 0.93, whole=False)
+    ((0.0, 100.0), (0.0, 1.0), (0.0, 1.0))
+    """
+    if least >= 0 and 0.5 < most <= 1:
+        return 0.0, 1.0
+    span = most - least or abs(most) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 10))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span / 10)
+    step = max(step, 1.0) if whole else step
+    low, high = math.floor((least - span / 10) / step), math.ceil((most + span / 10) / step)
+    low, high = (max(low, 0) if least >= 0 else low), (min(high, 0) if most <= 0 else high)
+    low = 0 if 0 <= least <= most / 2 else low  # amounts and counts begin at nothing
+    return _round(low, step), _round(high, step)
+
+
+def _round(count: int, step: float) -> float:
+    return float(f"{count * step:.12g}")
+
+
+# --- reading
+
+
+def _texts(series: pl.Series) -> pl.Series:
+    """The values as labels, without those that mean missing."""
+    frame = series.to_frame()
+    known = frame.select(cleaned(series.name, Column(type="category"), series.dtype))
+    return known.select(typed(series.name, Column(type="category"), known.schema[series.name])).to_series()
+
+
+def _numbers(series: pl.Series) -> pl.Series:
+    column = Column(type="float")
+    known = series.to_frame().select(cleaned(series.name, column, series.dtype))
+    return known.select(typed(series.name, column, known.schema[series.name])).to_series()
+
+
+def _known(series: pl.Series) -> int:
+    return len(series) - series.null_count()
+
+
+def _missing(series: pl.Series) -> float:
+    return series.null_count() / max(len(series), 1)
+
+
+def _has_fraction(series: pl.Series, numbers: pl.Series) -> bool:
+    """Whether numbers are written with a point, have a fraction, or a type that allows one."""
+    if series.dtype != pl.String:
+        return not series.dtype.is_integer()
+    return bool((series.str.contains(".", literal=True) & numbers.is_not_null()).any() or (numbers % 1 != 0).any())
+
+
+def _is_coded(texts: pl.Series) -> bool:
+    """Whether whole numbers are codes such as 007, whose zeros mean something."""
+    return bool((texts.str.starts_with("0") & (texts.str.len_bytes() > 1)).any())
+
+
+def _is_truth(texts: pl.Series) -> bool:
+    return set(texts.drop_nulls().str.to_lowercase().unique().to_list()) == {"true", "false"}
+
+
+def _counts_rows(numbers: pl.Series) -> bool:
+    if numbers.null_count() or len(numbers) < 3:
+        return False
+    values = numbers.to_numpy()
+    return bool(values[0] in (0, 1) and (np.diff(values) == 1).all())
+
+
+def _format(series: pl.Series, texts: pl.Series) -> Format | None:
+    if series.dtype != pl.String:
+        return None
+    found = detect_format(texts)
+    return found if found is not None and found.share >= FITTING_SHARE and not found.ambiguous else None
+
+
+def _ordered(labels: Sequence[str]) -> tuple[str, ...]:
+    """As numbers where all are, else alphabetically."""
+    try:
+        return tuple(sorted(labels, key=lambda label: (float(label), label)))
+    except ValueError:
+        return tuple(sorted(labels))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")
+
+
+# --- between columns
+
+
+def _with_key(guesses: list[Guess], frame: pl.DataFrame, key: str | None) -> list[Guess]:
+    """The first column that names each row becomes the key, if none was named."""
+    if key is not None:
+        return guesses
+    for at, guess in enumerate(guesses):
+        if guess.why == NAMES_ROWS and not guess.missing and frame[guess.name].n_unique() == frame.height:
+            return [*guesses[:at], replace(guess, place="key", kind="text", why=""), *guesses[at + 1 :]]
+    return guesses
+
+
+def _with_time(guesses: list[Guess], frame: pl.DataFrame, time: str | None) -> list[Guess]:
+    """The most likely datetime becomes the time, if none was named: by its name, else the first."""
+    moments = [guess for guess in guesses if guess.kind == "datetime" and not _BIRTH.search(guess.name.lower())]
+    likely = [guess for guess in moments if guess.missing <= 1 - FITTING_SHARE and frame[guess.name].n_unique() >= 10]
+    if time is not None or not likely:
+        return guesses
+    chosen = next((guess for guess in likely if _TIME.search(guess.name.lower())), likely[0])
+    return [replace(guess, place="time", why="") if guess is chosen else guess for guess in guesses]
+
+
+def _without_leaks(guesses: list[Guess], frame: pl.DataFrame, goal: _Target) -> list[Guess]:
+    """Columns that tell the target outright are left out, unless nothing would be left."""
+    if frame.height < LEAK_ROWS:
+        return guesses
+    every = max(1, frame.height // SAMPLE_ROWS)
+    sample, truth = frame.gather_every(every), goal.truth.gather_every(every)
+    found = {guess.name: _leak(guess, sample, truth, goal) for guess in guesses if guess.place == "feature"}
+    if all(found.values()):
+        return guesses
+    return [
+        replace(guess, place="left out", why=f"{GIVES_AWAY}: {found[guess.name]}") if found.get(guess.name) else guess
+        for guess in guesses
+    ]
+
+
+def _leak(guess: Guess, frame: pl.DataFrame, truth: pl.Series, goal: _Target) -> str:
+    """How the column gives the target away, or nothing."""
+    texts = _texts(frame[guess.name])
+    if goal.task == "regression":
+        return _numeric_leak(_numbers(frame[guess.name]), truth) if guess.kind in ("float", "int") else ""
+    distinct = texts.n_unique()
+    if distinct <= MOST_CATEGORIES and _is_pure(texts, truth):
+        return "each of its values goes with one class"
+    if goal.task == "binary" and guess.kind in ("float", "int"):
+        area = _area(_numbers(frame[guess.name]), truth == goal.positive)
+        if max(area, 1 - area) >= LEAK_AUC:
+            return f"alone it parts the classes with an AUC of {max(area, 1 - area):.4f}"
+    return ""
+
+
+def _is_pure(texts: pl.Series, truth: pl.Series) -> bool:
+    pairs = pl.DataFrame({"value": texts.fill_null("\0missing"), "class": truth}).unique()
+    return pairs.height == pairs["value"].n_unique() and truth.n_unique() > 1
+
+
+def _area(numbers: pl.Series, positive: pl.Series) -> float:
+    """AUC of the column as a score; missing counts as lowest."""
+    lowest = numbers.min()
+    scores = numbers.fill_null(float(lowest) - 1 if isinstance(lowest, float) else 0.0).to_numpy()
+    return roc_auc(positive.to_numpy(), scores)
+
+
+def _numeric_leak(numbers: pl.Series, truth: pl.Series) -> str:
+    both = numbers.is_not_null()
+    x, y = numbers.filter(both).to_numpy(), truth.filter(both).to_numpy()
+    if len(x) < LEAK_ROWS or not np.ptp(x) or not np.ptp(y):
+        return ""
+    correlation = float(np.corrcoef(x, y)[0, 1])
+    return f"its correlation with the target is {correlation:.5f}" if abs(correlation) >= LEAK_CORRELATION else ""
+
+
+# --- what to review
+
+
+def _review(found: Inference, frame: pl.DataFrame, goal: _Target) -> Iterator[str]:
+    yield from _target_notes(goal)
+    for guess in found.columns:
+        yield from _notes(guess, frame)
+    if not any(guess.place == "time" for guess in found.columns):
+        yield "no time column: rows are parted at random, which flatters a model where the world changes"
+    else:
+        yield "target.known_after: say how long after a row its truth is known, so that nothing learns from the future"
+
+
+def _target_notes(goal: _Target) -> Iterator[str]:
+    if goal.task == "binary":
+        yield f'target: "{goal.positive}" is taken as the positive class, whose probability is thresholded'
+    elif goal.task == "multiclass":
+        yield f"target: {len(goal.classes)} classes; if they are amounts, make it type: regression"
+    if goal.guess.missing:
+        yield f"target: {goal.guess.missing:.2%} of the rows have none and go to quarantine"
+
+
+def _notes(guess: Guess, frame: pl.DataFrame) -> Iterator[str]:
+    if guess.place == "protected":
+        yield f"{guess.name}: protected, so the model does not see it; compared with the group {guess.reference!r}"
+    elif guess.place == "key" and frame[guess.name].n_unique() < frame.height:
+        repeated = frame.height - frame[guess.name].n_unique()
+        yield f"{guess.name}: {repeated} rows repeat an earlier key or have none, and go to quarantine"
+    elif guess.place == "time" and guess.format is not None and "z" not in guess.format:
+        yield f"{guess.name}: written without a time zone, read as UTC; declare its zone, such as America/New_York"
+    elif guess.place == "left out" and guess.why.startswith(GIVES_AWAY):
+        yield f"{guess.name}: left out, for it {guess.why}; take it in only if it is known before the truth is"
+    elif guess.place == "feature" and re.search(r"(^|_)age(_|$)", guess.name.lower()):
+        yield f"{guess.name}: the model sees it; where age must not decide, move it to context as age groups"
+    if guess.strays:
+        yield f"{guess.name}: {guess.strays} values are no numbers; their rows go to quarantine"
