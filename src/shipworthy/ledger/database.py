@@ -11,10 +11,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from shipworthy.kernel.errors import ConflictError, IntegrityError, ShipworthyError, StorageError, UsageError
+from shipworthy.ledger.lock import LOCK_TIMEOUT_S
 from shipworthy.ledger.projections import Again
 from shipworthy.ledger.tables import REVISIONS
 
-LOCK_TIMEOUT_S = 30.0  # an append takes ms: whoever waits longer waits for a stuck process
 DIALECTS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 _WRITER = 0x73686970  # "ship": the number of PostgreSQL's advisory lock

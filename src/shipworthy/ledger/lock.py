@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shipworthy.kernel.errors import ConflictError, StorageError
 
+LOCK_TIMEOUT_S = 30.0  # an append takes ms: whoever waits longer waits for a stuck process
 POLL_S = 0.0005  # an append takes about 1 ms
 
 
@@ -27,6 +28,10 @@ class WriterLock:
             os.close(os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
         except OSError as error:
             raise StorageError(f"{self._path} cannot be made: {error}.") from error
+
+    def exists(self) -> bool:
+        """Whether the lock's file is there: a mere copy of a log may have none."""
+        return self._path.exists()
 
     @contextmanager
     def held(self) -> Iterator[None]:

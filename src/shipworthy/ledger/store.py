@@ -16,11 +16,11 @@ from sqlalchemy.exc import IntegrityError as KeyTakenError
 from shipworthy.kernel.errors import ConflictError, IntegrityError, NotFoundError, StorageError
 from shipworthy.ledger import projections, tables
 from shipworthy.ledger.checkpoint import Checkpoint
-from shipworthy.ledger.database import LOCK_TIMEOUT_S, Database
+from shipworthy.ledger.database import Database
 from shipworthy.ledger.events import Entry, Event, record
 from shipworthy.ledger.files import Disk, LocalDisk
 from shipworthy.ledger.lineage import Direction, Edge, Lineage, walk
-from shipworthy.ledger.lock import WriterLock
+from shipworthy.ledger.lock import LOCK_TIMEOUT_S, WriterLock
 from shipworthy.ledger.log import Log
 from shipworthy.security.keys import PublicKey, SigningKey
 
@@ -135,6 +135,36 @@ class Ledger:
             with self._database.read() as connection:
                 self._compare(connection)
                 self._compare_tail(connection)
+
+    def export_anchor(self, destination: Path, actor: str) -> Path:
+        """Write the signed checkpoint to `destination`, to be kept where the log's writer cannot reach it.
+
+        Args:
+            destination: a directory (the file is named by the log's size), or a file that does not exist.
+            actor: who exports.
+
+        Raises:
+            NotFoundError: the ledger is empty.
+            ConflictError: the file exists with another content.
+            StorageError: it cannot be written.
+        """
+        with self._lock.held():
+            self._log.refresh()
+        if (note := self._log.note) is None:
+            raise NotFoundError("The ledger is empty; there is nothing to anchor.")
+        path = destination / f"{note.checkpoint.size:012d}.checkpoint" if destination.is_dir() else destination
+        disk = LocalDisk()
+        try:
+            if disk.read(path) not in (None, b"", note.to_bytes()):
+                raise ConflictError(f"{path} exists and holds something else; an anchor is never replaced.")
+            disk.write_at(path, 0, note.to_bytes())
+            disk.sync(path)
+            disk.sync_directory(path.parent)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error}.") from error
+        body = {"size": note.checkpoint.size, "root": note.checkpoint.root.hex(), "file": path.name}
+        self.append(Event("anchor.exported", f"anchor:{note.checkpoint.size}", actor, body))
+        return path
 
     @property
     def checkpoint(self) -> Checkpoint | None:
