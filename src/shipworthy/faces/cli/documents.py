@@ -8,7 +8,7 @@ import click
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_parts
-from shipworthy.workflows.inspect import find_release, release_directory
+from shipworthy.workflows.inspect import find_release, release_directory, release_name
 
 
 @command("card")
@@ -18,7 +18,7 @@ def card(root: Path, face: Face, release: str | None) -> int:
     with open_parts(root) as parts:
         found = find_release(parts, release)
         text = (release_directory(parts, found) / "card.md").read_text()
-    face.result({"release": found["release"], "card": text})
+    face.result({"release": release_name(found), "card": text})
     if not face.as_json:
         click.echo(text)
     return 0
