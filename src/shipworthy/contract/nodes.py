@@ -164,8 +164,6 @@ def resolve(text: str) -> tuple[ScalarValue, str | None]:
         if pattern.fullmatch(text):
             joint = ", or" if "; write" in reason else "; write"
             return text, f'{_short(text)} {reason}{joint} "{_short(text)}" in quotes for the text'
-    if "\t" in text:
-        return text, "holds a tab; use spaces, or quote the text"
     number = _number(text)
     if number is not None and not (math.isfinite(number) and len(text) <= _MAX_DIGITS + 12):
         return (

@@ -83,13 +83,13 @@ class _Reading:
                 return None, place
         return node, place
 
-    def report(self, path: Path, message: str, *, at_key: bool = False, offset: int = 0) -> None:
+    def report(self, path: Path, message: str, *, at_key: bool = False, offset: int | None = None) -> None:
         """Add a problem at the value of `path`, or at its key; where it is absent, at the key that should hold it."""
         node, place = self.find(path)
         if node is not None and not at_key:
             place = node.place
-            if isinstance(node, Scalar) and node.quotes is not None:
-                place = Place(place.line, place.column + offset + (node.quotes if offset else 0))
+            if offset is not None and isinstance(node, Scalar) and node.quotes is not None:
+                place = Place(place.line, place.column + offset + node.quotes)
         self.problems.append(Problem(self.file, place.line, place.column, dotted(path), message))
 
 

@@ -44,7 +44,7 @@ _SQL = re.compile(r"\s*(select|with)\b", re.IGNORECASE)
 class Report(Protocol):
     """Takes one problem at a path."""
 
-    def __call__(self, path: Path, message: str, *, at_key: bool = False, offset: int = 0) -> None:
+    def __call__(self, path: Path, message: str, *, at_key: bool = False, offset: int | None = None) -> None:
         """Report `message` at the value (or key) of `path`, `offset` characters into its text."""
 
 
@@ -333,7 +333,7 @@ def _check_source(source: Source, path: Path, report: Report) -> None:
     is_http = url.lower().startswith(("http://", "https://"))
     if is_http and source.query is not None:
         report((*path, "query"), "a query is for a database; an HTTP address is read as it is")
-    if not is_http and "://" not in url and not url.startswith("${"):
+    if not is_http and "://" not in url and not url.startswith("$"):
         report(
             (*path, "url"), f"{url[:60]!r} is no address; expected scheme://host/… or ${{NAME}}, or use path for a file"
         )
