@@ -1,3 +1,3 @@
-"""A thin client for callers. Imports kernel alone."""
+"""A thin client for callers of a served system; needs nothing but Python and our error types."""
 
-__all__: list[str] = []
+__all__ = ["client"]

@@ -1,0 +1,215 @@
+"""Calls a served system over HTTP.
+
+>>> client = Client("http://127.0.0.1:8080", system="loans")
+>>> client.system
+'loans'
+"""
+
+import http.client
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+from shipworthy.kernel.errors import AccessError, NotFoundError, RequestError, UnavailableError, UsageError
+
+RETRY_STATUS = 503  # the server says that it did not answer; nothing else is safe to send again
+_REFUSALS = {401: AccessError, 403: AccessError, 404: NotFoundError}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One field that the server did not accept."""
+
+    field: str
+    expected: str
+    got: str | None = None
+
+
+class InvalidRequestError(RequestError):
+    """The server did not accept the request; `problems` names every field at fault."""
+
+    def __init__(self, message: str, problems: tuple[FieldProblem, ...]) -> None:
+        self.problems = problems
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer."""
+
+    prediction: str | float | None
+    decision: str | float
+    prediction_id: str
+    source: str  # model or fallback
+    handling: str  # automatic or review
+    release: str
+    probability: dict[str, float] | None = None
+    interval: tuple[float, float] | None = None
+    confidence: float | None = None
+    warnings: tuple[str, ...] = ()
+    reasons: dict[str, Any] | None = None
+
+
+class Client:
+    """A caller of one system. Keeps one connection; not to be shared between threads.
+
+    Args:
+        address: such as `https://models.example.com`.
+        system: the system's name.
+        token: sent as bearer token, if given.
+        timeout_s: for one attempt.
+        retries: how often to try again when that is safe: the connection was refused, the server answered 503, or the
+            request carries an `id`, under which a repetition counts once.
+        sleep: waits between attempts.
+
+    Raises:
+        UsageError: the address is not one of HTTP.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        system: str,
+        token: str | None = None,
+        timeout_s: float = 10.0,
+        retries: int = 2,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise UsageError(f"{address!r} is not an address such as https://models.example.com.")
+        self.system = system
+        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._host, self._port = parts.hostname, parts.port
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._sleep = sleep
+        self._path = f"{parts.path.rstrip('/')}/v1/systems/{quote(system, safe='')}/predict"
+        self._headers = {"content-type": "application/json"}
+        if token is not None:
+            self._headers["authorization"] = f"Bearer {token}"
+        self._connection: http.client.HTTPConnection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def predict(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        context: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        reasons: bool = False,
+    ) -> Prediction:
+        """Predict for one request.
+
+        Args:
+            inputs: feature -> value.
+            context: what is recorded with it.
+            id: idempotency key; makes a repetition after a lost connection safe.
+            reasons: whether to ask for reasons.
+
+        Raises:
+            InvalidRequestError: the server did not accept it; names every field.
+            AccessError: no valid token, or it does not allow this.
+            NotFoundError: the server does not serve this system.
+            UnavailableError: no answer, or the server cannot answer now.
+        """
+        answer = self._call(_request(inputs, context, id, reasons), is_repeatable=id is not None)
+        return _prediction(answer)
+
+    def predict_many(self, requests: Sequence[Mapping[str, Any]]) -> list[Prediction | InvalidRequestError]:
+        """Predict for up to 10,000 requests, each `{"inputs", "context"?, "id"?}`; a bad one does not lose the others.
+
+        Raises:
+            As `predict`, if the whole list is refused.
+        """
+        is_repeatable = all(request.get("id") is not None for request in requests)
+        answers = self._call(list(requests), is_repeatable=is_repeatable)
+        return [_invalid(answer) if "status" in answer else _prediction(answer) for answer in answers]
+
+    def _call(self, document: Any, *, is_repeatable: bool) -> Any:
+        body = json.dumps(document, allow_nan=False).encode()
+        for attempt in range(self._retries + 1):
+            is_last = attempt == self._retries
+            try:
+                status, answer = self._post(body)
+            except ConnectionRefusedError as error:
+                if is_last:
+                    raise UnavailableError(f"{self._host} does not listen: {error}.") from None
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                if is_last or not is_repeatable:
+                    raise UnavailableError(f"{self._host} did not answer: {error or type(error).__name__}.") from None
+            else:
+                if status == 200:
+                    return answer
+                if status != RETRY_STATUS or is_last:
+                    raise _refusal(status, answer)
+            self._sleep(0.1 * 2**attempt)
+        raise UnavailableError(f"{self._host} was not called: retries is {self._retries}; it must be 0 or more.")
+
+    def _post(self, body: bytes) -> tuple[int, Any]:
+        if self._connection is None:
+            self._connection = self._kind(self._host, self._port, timeout=self._timeout_s)
+        self._connection.request("POST", self._path, body, self._headers)
+        response = self._connection.getresponse()
+        content = response.read()
+        if response.will_close:
+            self.close()
+        try:
+            return response.status, json.loads(content)
+        except ValueError:
+            return response.status, {"detail": f"the answer is not JSON (status {response.status})"}
+
+
+def _request(
+    inputs: Mapping[str, Any], context: Mapping[str, Any] | None, id: str | None, reasons: bool
+) -> dict[str, Any]:
+    request: dict[str, Any] = {"inputs": dict(inputs)}
+    if context is not None:
+        request["context"] = dict(context)
+    if id is not None:
+        request["id"] = id
+    if reasons:
+        request["reasons"] = True
+    return request
+
+
+def _prediction(answer: Mapping[str, Any]) -> Prediction:
+    known = {name: answer[name] for name in Prediction.__slots__ if name in answer}
+    known["warnings"] = tuple(answer.get("warnings", ()))
+    if known.get("interval") is not None:
+        known["interval"] = tuple(known["interval"])
+    return Prediction(**known)
+
+
+def _invalid(problem: Mapping[str, Any]) -> InvalidRequestError:
+    fields = tuple(
+        FieldProblem(error["field"], error["expected"], error.get("got")) for error in problem.get("errors", ())
+    )
+    lines = [str(problem.get("detail", "The request was refused."))]
+    lines += [f"{field.field}: expected {field.expected}, got {field.got}" for field in fields]
+    return InvalidRequestError("\n".join(lines), fields)
+
+
+def _refusal(status: int, problem: Any) -> Exception:
+    detail = problem.get("detail", "") if isinstance(problem, dict) else ""
+    if status in _REFUSALS:
+        return _REFUSALS[status](f"{detail} (status {status})")
+    if 400 <= status < 500:
+        return _invalid(problem if isinstance(problem, dict) else {})
+    return UnavailableError(f"The server cannot answer: {detail} (status {status})")
