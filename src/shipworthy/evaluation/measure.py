@@ -179,7 +179,7 @@ def group_names(column: pl.Series) -> Groups:
     if column.dtype.is_numeric() and column.n_unique() > MAX_NUMBER_GROUPS:
         low, middle, high = (float(column.quantile(share) or 0.0) for share in (0.25, 0.5, 0.75))
         edges = [low, middle, high]
-        words = [f"under {low:g}", f"{low:g} to {middle:g}", f"{middle:g} to {high:g}", f"from {high:g}"]
+        words = [f"under {low:.3g}", f"{low:.3g} to {middle:.3g}", f"{middle:.3g} to {high:.3g}", f"from {high:.3g}"]
         places = np.searchsorted(edges, column.cast(pl.Float64).fill_null(0.0).to_numpy(), side="right")
         missing = column.is_null().to_numpy()
         named = [None if lost else words[place] for place, lost in zip(places, missing, strict=True)]

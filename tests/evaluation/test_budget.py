@@ -1,0 +1,65 @@
+"""Budgets are measured in the product's own server, and its answers are those of the payload."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from shipworthy.contract.types import Contract
+from shipworthy.evaluation.budget import measure_budget, request_documents
+from shipworthy.evaluation.measure import measure
+from shipworthy.gates.judge import judge
+from shipworthy.kernel.errors import EvidenceError, UnavailableError
+
+
+def test_the_real_server_is_measured_and_judged(contract: Contract, rows: Any, payload: Any, tmp_path: Path) -> None:
+    directory = payload(tmp_path / "payload", contract)
+    measured = measure_budget(contract, directory, rows(300), tmp_path / "work", seconds=1)
+    assert measured.requests == 400
+    assert measured.errors == measured.wrong == 0
+    assert measured.rps == pytest.approx(400, rel=0.15)
+    assert 0 < measured.p50_ms <= measured.p99_ms
+    assert 20e6 < measured.memory_bytes < 300e6
+    assert 0 < measured.cpu_seconds < 3
+    assert measured.size_bytes == sum(
+        path.stat().st_size for path in directory.iterdir() if path.name != "manifest.json"
+    )
+    evidence = measure(contract, directory, rows(300), baseline=np.array([0.5, 0.5]), budget=measured)
+    outcomes = {verdict.gate: verdict.outcome for verdict in judge(contract, evidence)}
+    assert outcomes["budget.memory"] == "pass"
+    assert outcomes["budget.p99"] in ("pass", "insufficient")  # this machine may be busy
+    worse = replace(evidence, budget=replace(measured, wrong=1))
+    assert {v.gate: v.outcome for v in judge(contract, worse)}["budget.memory"] == "insufficient"
+
+
+def test_a_server_that_does_not_start_says_why(contract: Contract, rows: Any, payload: Any, tmp_path: Path) -> None:
+    directory = payload(tmp_path / "payload", contract, weights=(1.0, 1.0))
+    with pytest.raises(UnavailableError, match=r"the server did not start: .*model"):
+        measure_budget(contract, directory, rows(10), tmp_path / "work")
+
+
+def test_without_rows_nothing_is_sent(contract: Contract, rows: Any, payload: Any, tmp_path: Path) -> None:
+    directory = payload(tmp_path / "payload", contract)
+    with pytest.raises(EvidenceError, match="nothing can be sent"):
+        measure_budget(contract, directory, rows(10).clear(), tmp_path / "work")
+
+
+def test_requests_carry_what_the_rows_have(contract: Contract, rows: Any) -> None:
+    frame = rows(2).with_columns(income=pl.Series([1.5, None]), sex=pl.Series([None, "male"]))
+    first, second = request_documents(contract, frame)
+    assert first == {
+        "inputs": {"income": 1.5, "purpose": frame["purpose"][0], "children": frame["children"][0]},
+        "context": {},
+    }
+    assert second["context"] == {"sex": "male"}
+    assert "income" not in second["inputs"]  # type: ignore[operator]
+
+
+def test_moments_are_sent_with_their_zone(changed: Any) -> None:
+    contract = changed(context={"at": {"role": "time", "type": "datetime"}}, derived={})
+    frame = pl.DataFrame({"at": [datetime(2026, 1, 2, 3, 4, tzinfo=UTC)], "income": [1.0], "purpose": ["buy"]})
+    assert next(request_documents(contract, frame))["context"] == {"at": "2026-01-02T03:04:00+00:00"}
