@@ -1,53 +1,33 @@
 """A fitted model's own answers, and the same model as one ONNX graph with fixed names.
 
 The graph takes `features`, float32 of shape (n, k) with columns in contract order, and gives `probabilities`,
-float32 of shape (n, classes), or `prediction`, float32 of shape (n, 1). Trees are written by `trees`, exactly;
-other scikit-learn steps by skl2onnx.
+float32 of shape (n, classes), or `prediction`, float32 of shape (n, 1). Trees and the usual scikit-learn steps are
+written by `trees` and `steps`, exactly; the rest by skl2onnx.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from shipworthy.kernel.errors import ConversionError
-from shipworthy.training.trees import Trees, read_forest, read_histogram, read_lightgbm, tree_node
+from shipworthy.training.convert import add_converted
+from shipworthy.training.graph import INPUT, Graph, Layout, Task, needed, serialize
+from shipworthy.training.steps import add_linear, add_steps, is_linear, is_writable
+from shipworthy.training.trees import Trees, read_boosted, read_forest, read_histogram, read_lightgbm, tree_node
 
-Task = Literal["binary", "multiclass", "regression"]
-OPSET, ML_OPSET, IR_VERSION = 21, 3, 10  # what onnxruntime 1.22 reads; newer tree operators came with ml 5
-INPUT = "features"
-OUTPUTS: dict[str, str] = {"binary": "probabilities", "multiclass": "probabilities", "regression": "prediction"}
 HISTOGRAM = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
+BOOSTED = ("GradientBoostingClassifier", "GradientBoostingRegressor")
 FORESTS = tuple(
     name + kind
     for name in ("DecisionTree", "RandomForest", "ExtraTrees", "ExtraTree")
     for kind in ("Classifier", "Regressor")
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What the graph must look like."""
-
-    columns: tuple[str, ...]
-    task: Task
-    classes: int  # 0 for regression
-
-    @property
-    def output(self) -> str:
-        """Name of the graph's output."""
-        return OUTPUTS[self.task]
-
-    @property
-    def width(self) -> int:
-        """Columns of the graph's output."""
-        return self.classes or 1
 
 
 def to_onnx(model: Any, columns: Sequence[str], task: Task, classes: Sequence[str], *, double: bool = False) -> bytes:
@@ -73,17 +53,33 @@ def to_onnx(model: Any, columns: Sequence[str], task: Task, classes: Sequence[st
             f"train returned {describe(model)}, which cannot be served; return a fitted LightGBM model, a "
             "scikit-learn estimator or Pipeline, or an ONNX model."
         )
-    trees = read_trees(model)
-    graph = _Graph(layout, double=double)
+    graph = Graph(layout, double=double)
     graph.select(_positions(model, layout.columns))
+    *first, last = _steps(model) or [model]
+    trees = read_trees(last)
+    if double and all(map(is_writable, first)) and (trees is not None or is_linear(last)):
+        add_steps(graph, first)
+    elif first and trees is not None:
+        add_converted(graph, model[:-1], is_transformer=True)
+    elif trees is None:
+        add_converted(graph, model, is_transformer=False)
+        return graph.finish()
     if trees is not None:
-        graph.add_trees(trees)
-    elif _steps(model) and (tail := read_trees(_steps(model)[-1])) is not None:
-        graph.add_converted(model[:-1], is_transformer=True)
-        graph.add_trees(tail)
+        _add_trees(graph, trees)
     else:
-        graph.add_converted(model, is_transformer=False)
+        add_linear(graph, last)
     return graph.finish()
+
+
+def _add_trees(graph: Graph, trees: Trees) -> None:
+    if trees.narrow and graph.is_double:
+        graph.last = graph.narrow(graph.last)
+    graph.nodes.append(tree_node(trees, graph.last, "sum", double=graph.is_double))
+    graph.last, graph.is_double = "sum", False
+    if trees.sigma != 1.0:
+        slope = graph.constant("sigma", np.array([trees.sigma], np.float32))
+        graph.last = graph.op("Mul", ["sum", slope], "margin")
+    graph.answer(trees.link, trees.outputs)
 
 
 def predict(model: Any, matrix: NDArray[np.float32], columns: Sequence[str], task: Task) -> NDArray[np.float64]:
@@ -151,6 +147,8 @@ def read_trees(model: Any) -> Trees | None:
         return None
     if name in HISTOGRAM:
         return read_histogram(model)
+    if name in BOOSTED:
+        return read_boosted(model)
     return read_forest(model) if name in FORESTS else None
 
 
@@ -226,231 +224,6 @@ def _run_onnx(model: ModelProto, matrix: NDArray[np.float32]) -> NDArray[np.floa
     return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 
-class _Graph:
-    """A graph under construction: `last` names the tensor that the next part reads."""
-
-    def __init__(self, layout: Layout, *, double: bool) -> None:
-        self.layout = layout
-        self.double = double
-        self.nodes: list[NodeProto] = []
-        self.constants: list[TensorProto] = []
-        self.last = INPUT
-        self.width = len(layout.columns)
-        self.names: tuple[str, ...] = layout.columns
-        self.is_double = False
-        self.opsets = {"": OPSET, "ai.onnx.ml": ML_OPSET}
-
-    def op(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=f"{kind}.{output}", **attributes))
-        return output
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-    def select(self, positions: list[int]) -> None:
-        """Take the columns that the model wants, in its order."""
-        if positions != list(range(self.width)):
-            index = self.constant("positions", np.array(positions, np.int64))
-            self.last = self.op("Gather", [self.last, index], "selected", axis=1)
-            self.names = tuple(self.layout.columns[at] for at in positions)
-            self.width = len(positions)
-        if self.double:
-            self.last = self.op("Cast", [self.last], "wide", to=TensorProto.DOUBLE)
-            self.is_double = True
-
-    def add_trees(self, trees: Trees) -> None:
-        """Sum the trees and turn the sum into the answer."""
-        expected = {"binary": 1, "multiclass": self.layout.classes, "regression": 1}[self.layout.task]
-        is_number = trees.link in ("identity", "exp", "square")
-        if trees.outputs != expected or is_number != (self.layout.task == "regression"):
-            raise ConversionError(
-                f"the model gives {trees.outputs} {trees.link} output(s), the target is {self.layout.task} with "
-                f"{self.layout.classes} classes; choose the objective that fits the target."
-            )
-        self.nodes.append(tree_node(trees, self.last, "sum", double=self.is_double))
-        self.last, self.is_double = "sum", False
-        self._link(trees)
-
-    def _link(self, trees: Trees) -> None:
-        output = self.layout.output
-        if trees.link == "square":
-            size = self.op("Abs", [self.last], "size")
-            self.last = self.op("Mul", [self.last, size], output)
-        elif trees.link == "exp":
-            self.last = self.op("Exp", [self.last], output)
-        elif trees.link == "softmax":
-            self.last = self.op("Softmax", [self.last], output, axis=1)
-        elif trees.link == "sigmoid" or (trees.link == "share" and trees.outputs == 1):
-            self._two_classes(trees, output)
-        else:
-            self.last = self.op("Identity", [self.last], output)
-
-    def _two_classes(self, trees: Trees, output: str) -> None:
-        positive = self.last
-        if trees.link == "sigmoid":
-            if trees.sigma != 1.0:
-                slope = self.constant("sigma", np.array([trees.sigma], np.float32))
-                positive = self.op("Mul", [positive, slope], "margin")
-            positive = self.op("Sigmoid", [positive], "positive")
-        one = self.constant("one", np.array([1.0], np.float32))
-        negative = self.op("Sub", [one, positive], "negative")
-        self.last = self.op("Concat", [negative, positive], output, axis=1)
-
-    def add_converted(self, model: Any, *, is_transformer: bool) -> None:
-        """Append what skl2onnx makes of a scikit-learn model or of a Pipeline's first steps."""
-        converted = _convert(model, self.names, by_name=_wants_names(model), double=self.double)
-        inner = converted.graph
-        self._feed(inner)
-        prefix = "model."
-        inputs = {entry.name for entry in inner.input}
-        wanted = inner.output[0 if is_transformer or self.layout.task == "regression" else -1].name
-        for node in _needed(list(inner.node), wanted):
-            renamed = NodeProto()
-            renamed.CopyFrom(node)
-            renamed.input[:] = [prefix + name if name else "" for name in node.input]
-            renamed.output[:] = [prefix + name if name else "" for name in node.output]
-            renamed.name = f"{node.op_type}.{renamed.output[0]}"
-            self.nodes.append(renamed)
-        used = {name for node in self.nodes for name in node.input}
-        for constant in inner.initializer:
-            if prefix + constant.name in used and constant.name not in inputs:
-                kept = TensorProto()
-                kept.CopyFrom(constant)
-                kept.name = prefix + constant.name
-                self.constants.append(kept)
-        for entry in converted.opset_import:
-            self.opsets[entry.domain] = max(entry.version, self.opsets.get(entry.domain, 0))
-        self.last = prefix + wanted
-        kind = next(entry for entry in inner.output if entry.name == wanted).type.tensor_type.elem_type
-        self.is_double = kind == TensorProto.DOUBLE
-        if is_transformer and kind not in (TensorProto.FLOAT, TensorProto.DOUBLE):
-            self.last = self.op("Cast", [self.last], "transformed", to=TensorProto.FLOAT)
-        elif not is_transformer:
-            self.last = self.op("Cast", [self.last], self.layout.output, to=TensorProto.FLOAT)
-
-    def _feed(self, inner: onnx.GraphProto) -> None:
-        """Give the inner graph its inputs: the whole matrix, or one column for each name."""
-        names = [entry.name for entry in inner.input]
-        if names == [INPUT]:
-            self.op("Identity", [self.last], "model." + INPUT)
-            return
-        for name in names:
-            at = self.constant(f"at.{name}", np.array([self.names.index(name)], np.int64))
-            self.op("Gather", [self.last, at], f"model.{name}", axis=1)
-
-    def finish(self) -> bytes:
-        """The checked model's bytes."""
-        layout = self.layout
-        graph = helper.make_graph(
-            self.nodes,
-            "model",
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["rows", len(layout.columns)])],
-            [helper.make_tensor_value_info(layout.output, TensorProto.FLOAT, ["rows", layout.width])],
-            self.constants,
-        )
-        return _serialize(graph, self.opsets)
-
-
-def _serialize(graph: onnx.GraphProto, opsets: dict[str, int]) -> bytes:
-    imports = [helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items())]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="shipworthy")
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise ConversionError(f"the converted model is not valid ONNX: {error}") from error
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
-
-
-def _needed(nodes: list[NodeProto], wanted: str) -> list[NodeProto]:
-    """The nodes that `wanted` depends on, in their order."""
-    alive = {wanted}
-    kept: list[NodeProto] = []
-    for node in reversed(nodes):
-        if alive.intersection(node.output):
-            alive.update(node.input)
-            kept.append(node)
-    return kept[::-1]
-
-
-def _walk(model: Any) -> Iterator[Any]:
-    """The model and every scikit-learn part inside it."""
-    yield model
-    parts: list[Any] = [step for _, step in getattr(model, "steps", None) or ()]
-    parts += [entry[1] for entry in getattr(model, "transformers_", None) or ()]
-    parts += [step for _, step in getattr(model, "transformer_list", None) or ()]
-    for name in ("estimator", "estimator_", "regressor_"):
-        parts.append(getattr(model, name, None))
-    for part in parts:
-        if part is not None and not isinstance(part, str):
-            yield from _walk(part)
-
-
-def _wants_names(model: Any) -> bool:
-    """Whether a column transformer inside picks its columns by name."""
-    return any(
-        isinstance(name, str)
-        for part in _walk(model)
-        for entry in getattr(part, "transformers_", None) or ()
-        for name in ([entry[2]] if isinstance(entry[2], str) else _names(entry[2]))
-    )
-
-
-def _names(chosen: Any) -> list[Any]:
-    return list(chosen) if isinstance(chosen, list | tuple | np.ndarray) else []
-
-
-def _convert(model: Any, names: Sequence[str], *, by_name: bool, double: bool) -> ModelProto:
-    skl2onnx, kinds = _load_skl2onnx()
-    kind = kinds.DoubleTensorType if double else kinds.FloatTensorType
-    inputs = [(name, kind([None, 1])) for name in names] if by_name else [(INPUT, kind([None, len(names)]))]
-    has_classes = hasattr(model, "classes_") and hasattr(model, "predict_proba")
-    try:
-        converted: ModelProto = skl2onnx.convert_sklearn(
-            model,
-            name="model",
-            initial_types=inputs,
-            target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
-            options={id(model): {"zipmap": False}} if has_classes else None,
-        )
-    except Exception as error:
-        raise ConversionError(f"{describe(model)} does not convert to ONNX: {_first_line(error)}") from error
-    return converted
-
-
-def _load_skl2onnx() -> tuple[Any, Any]:
-    import skl2onnx  # heavy: tree models never need it
-    from skl2onnx.common import data_types
-
-    _register_lightgbm(skl2onnx)
-    return skl2onnx, data_types
-
-
-def _register_lightgbm(skl2onnx: Any) -> None:
-    """Let skl2onnx know LightGBM estimators inside meta-estimators."""
-    lightgbm = sys.modules.get("lightgbm")
-    if lightgbm is None:
-        return
-    from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
-    from skl2onnx.common import shape_calculator
-
-    options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
-    shapes: dict[str, tuple[Callable[..., Any], Any]] = {
-        "LGBMClassifier": (shape_calculator.calculate_linear_classifier_output_shapes, options),
-        "LGBMRegressor": (shape_calculator.calculate_linear_regressor_output_shapes, None),
-    }
-    for name, (shape, settings) in shapes.items():
-        skl2onnx.update_registered_converter(
-            getattr(lightgbm, name), f"LightGbm{name}", shape, convert_lightgbm, options=settings
-        )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
 def _adopt(model: ModelProto, layout: Layout) -> bytes:
     """A given ONNX model under the fixed names."""
     graph = model.graph
@@ -470,7 +243,7 @@ def _adopt(model: ModelProto, layout: Layout) -> bytes:
     front = helper.make_node("Identity", [INPUT], ["model." + inputs[0].name], name="Identity.features")
     back = helper.make_node("Cast", ["model." + output.name], [layout.output], name="Cast.out", to=TensorProto.FLOAT)
     inner = onnx.compose.add_prefix(model, "model.").graph
-    body = _needed(list(inner.node), "model." + output.name)
+    body = needed(list(inner.node), "model." + output.name)
     made = helper.make_graph(
         [front, *body, back],
         "model",
@@ -478,4 +251,4 @@ def _adopt(model: ModelProto, layout: Layout) -> bytes:
         [helper.make_tensor_value_info(layout.output, TensorProto.FLOAT, ["rows", layout.width])],
         list(inner.initializer),
     )
-    return _serialize(made, {entry.domain: entry.version for entry in model.opset_import})
+    return serialize(made, {entry.domain: entry.version for entry in model.opset_import})

@@ -6,15 +6,15 @@ never to nearest, so each row takes the branch that the learner itself would tak
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from shipworthy.kernel.errors import ConversionError
+from shipworthy.training.graph import Link
 
-Link = Literal["identity", "exp", "sigmoid", "softmax", "share", "square"]
 ZERO = float(np.float32(1e-35))  # LightGBM reads magnitudes up to this as zero
 CATEGORICAL, DEFAULT_LEFT = 1, 2  # bits of LightGBM's decision_type; bits 2 and 3 hold the missing type
 MISSING_NONE, MISSING_ZERO = 0, 1  # values of LightGBM's missing type; 2 is NaN
@@ -32,6 +32,7 @@ class Trees:
     outputs: int
     link: Link = "identity"
     sigma: float = 1.0  # slope inside a sigmoid link
+    narrow: bool = False  # whether the learner rounds what it is handed to float32
     base: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # shape (outputs,)
     tree: list[int] = field(default_factory=list)
     node: list[int] = field(default_factory=list)
@@ -355,30 +356,50 @@ def read_forest(model: Any) -> Trees:
     is_classifier = hasattr(model, "classes_")
     classes = len(model.classes_) if is_classifier else 1
     outputs = 1 if classes <= 2 else classes  # of two classes the second one's share is enough
-    trees = Trees(columns=model.n_features_in_, outputs=outputs, link="share" if is_classifier else "identity")
+    link: Link = "share" if is_classifier else "identity"
+    trees = Trees(columns=model.n_features_in_, outputs=outputs, link=link, narrow=True)
     for number, member in enumerate(members):
         _add_forest_tree(trees, number, member.tree_, classes if is_classifier else 0, 1.0 / len(members))
     return trees
 
 
+def read_boosted(model: Any) -> Trees | None:
+    """The trees of a fitted scikit-learn GradientBoosting model; None if its start is a model of its own."""
+    if type(model.init_).__name__ not in ("DummyClassifier", "DummyRegressor"):
+        return None
+    is_classifier = hasattr(model, "classes_")
+    rounds, outputs = model.estimators_.shape
+    start = np.asarray(model._raw_predict_init(np.zeros((1, model.n_features_in_), np.float32)), np.float64).ravel()
+    link: Link = "identity" if not is_classifier else "sigmoid" if outputs == 1 else "softmax"
+    sigma = 2.0 if is_classifier and model.loss == "exponential" else 1.0
+    trees = Trees(model.n_features_in_, outputs, link, sigma, narrow=True, base=start)
+    for number in range(rounds):
+        for output in range(outputs):
+            tree = model.estimators_[number, output].tree_
+            _add_tree(trees, number * outputs + output, tree, _leaf_values(tree) * model.learning_rate, [output])
+    return trees
+
+
+def _leaf_values(tree: Any) -> NDArray[np.float64]:
+    return np.asarray(tree.value, np.float64)[:, 0, :]
+
+
 def _add_forest_tree(trees: Trees, number: int, tree: Any, classes: int, scale: float) -> None:
-    values = np.asarray(tree.value, np.float64)[:, 0, :]
+    values = _leaf_values(tree)
     if classes:
         values = values / values.sum(axis=1, keepdims=True)
-    wanted = [1] if classes == 2 else list(range(values.shape[1]))
+    wanted = values[:, 1:] if classes == 2 else values
+    _add_tree(trees, number, tree, wanted * scale, list(range(wanted.shape[1])))
+
+
+def _add_tree(trees: Trees, number: int, tree: Any, values: NDArray[np.float64], outputs: list[int]) -> None:
+    """One scikit-learn tree; `values[node]` are the weights of `outputs` in that leaf."""
     missing_left = np.asarray(tree.missing_go_to_left, bool)
     for at in range(tree.node_count):
         yes, no = int(tree.children_left[at]), int(tree.children_right[at])
         if yes < 0:
-            weights = {output: float(values[at, column]) * scale for output, column in enumerate(wanted)}
-            trees.add_leaf(number, at, weights)
+            trees.add_leaf(number, at, dict(zip(outputs, values[at].tolist(), strict=True)))
             continue
-        trees.add_branch(
-            number,
-            at,
-            int(tree.feature[at]),
-            float(tree.threshold[at]),
-            left=yes,
-            right=no,
-            missing_left=bool(missing_left[at]),
-        )
+        goes_left = bool(missing_left[at])
+        feature, limit = int(tree.feature[at]), float(tree.threshold[at])
+        trees.add_branch(number, at, feature, limit, left=yes, right=no, missing_left=goes_left)
