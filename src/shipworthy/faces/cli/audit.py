@@ -10,7 +10,6 @@ from rich.markup import escape
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_parts
-from shipworthy.ledger.anchor import export_anchor
 from shipworthy.ledger.audit import prove as make_proof
 from shipworthy.ledger.rebuild import rebuild_database
 from shipworthy.security.keys import load_public_keys
@@ -28,11 +27,14 @@ def audit() -> None:
 def export(root: Path, face: Face, file: Path) -> int:
     """Write the newest signed checkpoint to FILE, to be kept elsewhere."""
     with open_parts(root) as parts:
-        anchor = export_anchor(parts.ledger, file, parts.actor)
-    face.result({"file": str(file), "entries": anchor.size, "root": anchor.root})
+        path = parts.ledger.export_anchor(file, parts.actor)
+        anchor = parts.ledger.anchors()[-1]
+    face.result({"file": str(path), "entries": anchor["size"], "root": anchor["root"]})
     if not face.as_json:
-        face.say(f"{file}: checkpoint over {anchor.size:,} entries. Keep it where this machine's users cannot write.")
-        face.say(f"Later: shipworthy verify audit --anchor {file}")
+        face.say(
+            f"{path}: checkpoint over {anchor['size']:,} entries. Keep it where this machine's users cannot write."
+        )
+        face.say(f"Later: shipworthy verify audit --anchor {path}")
     return 0
 
 

@@ -35,7 +35,7 @@ def demo(story: str, directory: str, as_json: bool) -> int:
     rows = write_flights(folder / "flights.csv")
     face.say(f"{folder}/flights.csv: {rows:,} rows\n")
 
-    project = folder / "project"
+    project = folder / "late-flights"
     run = Narrator(face)
     run.step("A contract and a train.py, inferred from the file")
     run.command(
@@ -127,7 +127,8 @@ def _ask(run: Narrator, ready: dict[str, Any], request: dict[str, Any]) -> dict[
 
     address = urllib.parse.urlsplit(ready["address"])
     body = json.dumps(request)
-    run.face.say(f"[bold]$ curl {ready['address']}{ready['path']} -d '{escape(body)}'[/]")
+    url = f"{ready['address']}{ready['path']}"
+    run.face.say(f"[bold]$ curl -H \"Authorization: Bearer $SHIPWORTHY_TOKEN\" {url} -d '{escape(body)}'[/]")
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
     connection.request(
         "POST", ready["path"], body, {"Content-Type": "application/json", "Authorization": f"Bearer {ready['token']}"}

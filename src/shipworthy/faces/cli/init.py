@@ -6,6 +6,7 @@ import click
 from rich.markup import escape
 
 from shipworthy.faces.cli.show import Face
+from shipworthy.workflows.init import InitReport
 from shipworthy.workflows.init import init as write_project
 
 
@@ -27,7 +28,21 @@ def init(
     face.result(report.to_json())
     if as_json:
         return 0
-    for line in report.lines():
-        face.say(escape(line))
-    face.say(f"\nNext: read {directory}/shipworthy.yaml, then run: shipworthy ship --project {directory}")
+    _show(face, report)
     return 0
+
+
+def _show(face: Face, report: InitReport) -> None:
+    found = report.inference
+    face.say(f"{report.rows:,} rows, target [bold]{escape(found.target)}[/] ({found.task})")
+    rows = [[guess.name, guess.place, guess.kind, guess.why] for guess in found.columns]
+    face.table(["column", "taken as", "type", "because"], rows)
+    if report.quarantined:
+        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in report.reasons.items())
+        face.say(f"{report.quarantined:,} rows would be quarantined ({escape(reasons)}).")
+    if report.review:
+        face.say("\n[bold]Review[/], for a machine can only guess:")
+        for line in report.review:
+            face.say(f"  - {escape(line)}")
+    face.say(f"\nWritten to {escape(str(report.directory))}: {', '.join(report.written)}")
+    face.say(f"Next: read {report.directory}/shipworthy.yaml, then run: shipworthy ship --project {report.directory}")
