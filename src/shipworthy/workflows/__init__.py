@@ -1,3 +1,18 @@
 """The stories that cross rooms."""
 
-__all__: list[str] = []
+__all__ = [
+    "check",
+    "fingerprints",
+    "init",
+    "inspect",
+    "layout",
+    "project",
+    "segments",
+    "serve",
+    "ship",
+    "shipping",
+    "stages",
+    "templates",
+    "tokens",
+    "verify",
+]
