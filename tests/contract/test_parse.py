@@ -374,6 +374,24 @@ def test_one_fault_of_a_regression_is_one_problem_at_its_place(old: str, new: st
         assert problems_of(REGRESSION.replace(old, new.replace("«", "")))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "places"),
+    [
+        ("value: {unit: USD", "value: {unitq: USD", [(41, 1, "value.unit"), (41, 16, "value.unitq")]),
+        (
+            "slices: {by: [loan_purpose]",
+            "slices: {b: [loan_purpose]",
+            [(49, 3, "gates.slices.by"), (49, 12, "gates.slices.b")],
+        ),
+    ],
+)
+def test_sections_that_take_free_names_miss_their_own_keys(
+    old: str, new: str, places: list[tuple[int, int, str]]
+) -> None:
+    problems = problems_of(MORTGAGE.replace(old, new))
+    assert [(problem.line, problem.column, problem.key) for problem in problems][:2] == places
+
+
 @pytest.mark.parametrize("section", RESERVED)
 def test_reserved_sections_do_not_work_yet(section: str) -> None:
     problems = problems_of(f"{section}: {{}}\n{MORTGAGE}")

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _NUMBER = r"(-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)"
-_DURATION = re.compile(_NUMBER + r"\s*(ms|s|min|h|d)")
-_SHARE = re.compile(_NUMBER + r"\s*%")
-_SIZE = re.compile(_NUMBER + r"\s*(kB|MB|GB|TB)")
-_MONEY = re.compile(_NUMBER + r"\s+([A-Z]{3})")
+_DURATION = re.compile(_NUMBER + r"\s*(ms|s|min|h|d)", re.ASCII)
+_SHARE = re.compile(_NUMBER + r"\s*%", re.ASCII)
+_SIZE = re.compile(_NUMBER + r"\s*(kB|MB|GB|TB)", re.ASCII)
+_MONEY = re.compile(_NUMBER + r"\s+([A-Z]{3})", re.ASCII)
 
 SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -292,7 +292,8 @@ class Value(Section):
     @classmethod
     def _gather_actions(cls, raw: Any) -> Any:
         if isinstance(raw, dict) and "outcomes" not in raw:
-            return {"unit": raw.get("unit"), "outcomes": {k: v for k, v in raw.items() if k != "unit"}}
+            named = {key: part for key, part in raw.items() if key == "unit"}
+            return named | {"outcomes": {key: part for key, part in raw.items() if key != "unit"}}
         return raw
 
 
@@ -359,7 +360,8 @@ class Slices(Section):
     @classmethod
     def _gather_limits(cls, raw: Any) -> Any:
         if isinstance(raw, dict) and "limits" not in raw:
-            return {"by": raw.get("by"), "limits": {k: v for k, v in raw.items() if k != "by"}}
+            named = {key: part for key, part in raw.items() if key == "by"}
+            return named | {"limits": {key: part for key, part in raw.items() if key != "by"}}
         return raw
 
 
