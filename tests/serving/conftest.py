@@ -257,8 +257,9 @@ class Running:
         return code
 
 
-def start_server(settings: ServerSettings, stderr: Path, module: str = "shipworthy.serving.server") -> Running:
-    command = [sys.executable, "-m", module, "--settings", msgspec.json.encode(settings).decode()]
+def start_server(settings: ServerSettings, stderr: Path, script: Path | None = None) -> Running:
+    program = ["-m", "shipworthy.serving.server"] if script is None else [str(script)]
+    command = [sys.executable, *program, "--settings", msgspec.json.encode(settings).decode()]
     with open(stderr, "ab") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
@@ -281,8 +282,8 @@ def place(tmp_path: Path) -> Place:
 def start(place: Place, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     running: list[Running] = []
 
-    def start(**changes: Any) -> Running:
-        running.append(start_server(place.settings(**changes), tmp_path / "stderr"))
+    def start(script: Path | None = None, **changes: Any) -> Running:
+        running.append(start_server(place.settings(**changes), tmp_path / "stderr", script))
         return running[-1]
 
     yield start

@@ -1,0 +1,38 @@
+"""The real server with a model that fails on command: the value of `income` says how."""
+
+import sys
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.server import ServerSettings, _announce, serve
+
+RAISES, NAN, LATE, SHAPE, HANGS = 901.0, 902.0, 903.0, 904.0, 905.0
+
+
+class FaultyRuntime:
+    def __init__(self, model: bytes) -> None:
+        self._inner = OnnxRuntime(model)
+
+    def run(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        asked = set(matrix[:, 0].tolist())
+        if RAISES in asked:
+            raise RuntimeError("the model does not like a row")
+        if LATE in asked:
+            time.sleep(0.6)
+        if HANGS in asked:
+            time.sleep(30)
+        outputs = self._inner.run(matrix)
+        if SHAPE in asked:
+            return outputs[:, :1]
+        outputs[matrix[:, 0] == NAN] = np.nan
+        return outputs
+
+
+if __name__ == "__main__":
+    settings = msgspec.json.decode(sys.argv[sys.argv.index("--settings") + 1], type=ServerSettings)
+    serve(settings, ready=_announce, make_runtime=FaultyRuntime)

@@ -1,0 +1,217 @@
+"""Validation: strict types, every problem at once, and the row that the model sees."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.serving.conftest import good_request, loans_policy, loans_schema
+
+from shipworthy.bundle.format import FallbackRule, FeatureField, Schema
+from shipworthy.kernel.errors import IntegrityError
+from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
+
+DECODER = RequestDecoder(loans_schema(), loans_policy().fallback_rules)
+
+
+def refuse(document: Any) -> InvalidRequestError:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    with pytest.raises(InvalidRequestError) as caught:
+        DECODER.decode(body)
+    return caught.value
+
+
+def fields(document: Any) -> set[str]:
+    return {problem.field for problem in refuse(document).errors}
+
+
+def test_a_row_has_codes_missing_values_and_derived_columns() -> None:
+    sample = DECODER.decode(json.dumps(good_request(score=None, owner=False, region="s")).encode())
+    assert list(sample.floats[:3]) == [50.0, 10.0, 0.0]
+    assert math.isnan(sample.floats[3])
+    assert list(sample.floats[4:]) == [0.0, 1.0, 40.0, 20.0]
+    assert sample.review is None
+    assert sample.warnings is None
+
+
+def test_declared_policies_clip_take_as_missing_and_send_to_review() -> None:
+    sample = DECODER.decode(json.dumps(good_request(debt=5000, region="west", age=101)).encode())
+    assert sample.floats[1] == 1000.0
+    assert math.isnan(sample.floats[5])
+    assert sample.floats[6] == 101.0
+    assert sample.review == ["age is outside 18 to 99"]
+    assert sample.warnings is not None
+    assert [warning.split(" is ")[0] for warning in sample.warnings] == ["debt", "region", "age", "ratio"]
+
+
+def test_all_bad_fields_are_named_at_once_with_what_was_expected() -> None:
+    request = good_request(income="001", debt=True, purpose="boat", score=2.5, owner=1, extra=3)
+    del request["inputs"]["age"]
+    request["context"] = {"sex": "x", "applied_at": "yesterday", "shoe": 4}
+    problems = {problem.field: problem for problem in refuse({**request, "id": "", "more": 1}).errors}
+    assert set(problems) == {
+        "more",
+        "id",
+        *(f"inputs.{name}" for name in ("income", "debt", "purpose", "score", "owner", "extra", "age")),
+        *(f"context.{name}" for name in ("sex", "applied_at", "shoe")),
+    }
+    assert problems["inputs.income"].expected == "a number from 0 to 1000"
+    assert problems["inputs.income"].got == '"001"'
+    assert problems["inputs.purpose"].expected == 'one of "purchase", "refinance"'
+    assert problems["inputs.score"].expected == "a whole number from 1 to 6, or null"
+    assert problems["inputs.age"].got == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("income", "5"),
+        ("income", True),
+        ("income", None),
+        ("income", [1]),
+        ("income", {}),
+        ("income", -0.001),
+        ("income", 1000.001),
+        ("income", 10**400),
+        ("debt", 1e39),
+        ("debt", -1e39),
+        ("score", 1.0),
+        ("score", True),
+        ("score", 7),
+        ("score", "1"),
+        ("score", 10**30),
+        ("owner", 0),
+        ("owner", "true"),
+        ("purpose", "Purchase"),
+        ("purpose", None),
+        ("purpose", 0),
+        ("region", 1),
+    ],
+)
+def test_a_wrong_value_is_refused(name: str, value: Any) -> None:
+    assert fields(good_request(**{name: value})) == {f"inputs.{name}"}
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "nan", "1e999", "01", "+1", ".5", "0x10"])
+def test_numbers_that_json_does_not_have_are_refused(constant: str) -> None:
+    body = json.dumps(good_request(income=12345)).replace("12345", constant).encode()
+    assert refuse(body).status in (400, 422)
+
+
+def test_a_repeated_key_is_refused_and_named() -> None:
+    body = json.dumps(good_request())
+    assert fields(body.replace('"income": 50.0', '"income": 1, "income": 50.0').encode()) == {"inputs.income"}
+    assert fields(body.replace('"sex": "f"', '"sex": "f", "sex": "m"').encode()) == {"context.sex"}
+    assert fields(body.replace('{"inputs"', '{"id": "a", "id": "b", "inputs"').encode()) == {"id"}
+
+
+def test_a_repeated_key_does_not_hide_behind_an_escape_or_a_missing_field() -> None:
+    request = good_request()
+    request["context"]["applicant"] = "a:b"
+    body = json.dumps(request).replace("a:b", "a\\u003ab").replace('"income": 50.0', '"income": 1, "income": 50.0')
+    assert fields(body.encode()) == {"inputs.income"}
+    body = json.dumps(good_request()).replace('"score": 4', '"inc\\u006fme": 4')
+    assert fields(body.encode()) == {"inputs.income"}
+
+
+def test_colons_in_texts_are_no_repeated_keys() -> None:
+    request = good_request()
+    request["context"]["applicant"] = "a:b:c"
+    request["id"] = "x:1"
+    assert DECODER.decode(json.dumps(request).encode()).id == "x:1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b"1", b'"x"', b"{}", b'{"inputs": []}', b"\xff\xfe{}", b'{"inputs": {"a": "\xff"}}'],
+)
+def test_what_is_no_request_is_refused(body: bytes) -> None:
+    assert refuse(body).status in (400, 422)
+
+
+def test_deep_json_is_refused_without_harm() -> None:
+    assert refuse(b'{"inputs":' * 100_000).status == 400
+    assert refuse(b"[" * 1_000_000).status == 400
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.integers(0, 100),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["purchase", "refinance", "n", "s", "", "1", "2026-01-31", "x" * 10_001]),
+    st.lists(st.integers(), max_size=2),
+)
+
+
+@given(st.dictionaries(st.sampled_from([*good_request()["inputs"], "stranger"]), VALUES))
+@settings(max_examples=400, deadline=None)
+def test_the_fast_way_and_the_slow_way_refuse_the_same(changes: dict[str, Any]) -> None:
+    request = good_request(**changes)
+    slow = {problem.field for problem in DECODER._problems(request)}
+    try:
+        DECODER.decode(json.dumps(request).encode())
+        fast: set[str] = set()
+    except InvalidRequestError as error:
+        fast = {problem.field for problem in error.errors} or {"a refusal that names no field"}
+    assert fast == slow
+
+
+@given(st.dictionaries(st.sampled_from(list(good_request()["inputs"])), VALUES))
+@settings(max_examples=200, deadline=None)
+def test_objects_are_decoded_as_bodies_are(changes: dict[str, Any]) -> None:
+    request = good_request(**changes)
+    results = []
+    for decode, item in ((DECODER.decode, json.dumps(request).encode()), (DECODER.decode_object, request)):
+        try:
+            results.append(repr(list(decode(item).floats)))  # type: ignore[operator]
+        except InvalidRequestError as error:
+            results.append(repr(sorted(problem.field for problem in error.errors)))
+    assert results[0] == results[1]
+
+
+def test_the_first_fallback_rule_that_holds_decides() -> None:
+    rules = (FallbackRule(condition="ratio > 45", action="refuse"), FallbackRule(condition='sex == "f"', action="ask"))
+    decoder = RequestDecoder(loans_schema(), rules)
+    assert decoder.fallback_action(decoder.decode(json.dumps(good_request(debt=40)).encode())) == "refuse"
+    assert decoder.fallback_action(decoder.decode(json.dumps(good_request()).encode())) == "ask"
+    request = good_request()
+    request["context"]["sex"] = "m"
+    assert decoder.fallback_action(decoder.decode(json.dumps(request).encode())) is None
+
+
+def test_an_ablated_row_has_its_derived_columns_recomputed() -> None:
+    sample = DECODER.decode(json.dumps(good_request()).encode())
+    rows = dict(DECODER.ablate(sample, {"income": 100.0, "purpose": 0.0, "region": 1.0}))
+    assert set(rows) == {"income", "region"}  # purpose is at its reference
+    assert rows["income"][0] == 100.0
+    assert rows["income"][7] == 10.0
+    assert rows["region"][5] == 1.0
+
+
+def test_names_that_python_keeps_for_itself_work() -> None:
+    names = ("class", "self", "__init__", "f1", "id", "inputs")
+    schema = Schema(
+        system="s",
+        features=tuple(FeatureField(name=name, kind="float") for name in names),
+        context=(),
+        derived=(),
+        columns=names,
+    )
+    decoder = RequestDecoder(schema)
+    body = json.dumps({"inputs": {name: place for place, name in enumerate(names)}}).encode()
+    assert list(decoder.decode(body).floats) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_schema_whose_columns_are_unknown_is_refused() -> None:
+    schema = Schema(system="s", features=(), context=(), derived=(), columns=("x",))
+    with pytest.raises(IntegrityError, match="model columns"):
+        RequestDecoder(schema)
+
+
+def test_a_rule_that_does_not_parse_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="cannot be used"):
+        RequestDecoder(loans_schema(), (FallbackRule(condition="nonsense >", action="x"),))
