@@ -70,7 +70,15 @@ def train(job: TrainingJob, work: Path, environment: Mapping[str, str]) -> Candi
 
 def _child_environment(environment: Mapping[str, str], job: TrainingJob) -> dict[str, str]:
     fixed = dict.fromkeys(THREADS, str(job.threads))
-    return {**environment, **fixed, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    patient = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}  # a waiting thread leaves its core to others
+    return {
+        **environment,
+        **fixed,
+        **patient,
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def _require_result(job: TrainingJob, work: Path, finished: Finished, log: Path) -> None:

@@ -56,7 +56,11 @@ def is_writable(step: Any) -> bool:
     if name == "ColumnTransformer":
         return all(is_writable(inner) for _, inner, _ in step.transformers_)
     if name == "SimpleImputer":
-        return _is_nan(step.missing_values) and np.asarray(step.statistics_).dtype.kind == "f"
+        return _is_nan(step.missing_values) and all(
+            isinstance(value, int | float | np.number) for value in step.statistics_
+        )
+    if name == "FunctionTransformer":
+        return step.func is None
     if name == "OneHotEncoder":
         return not step._infrequent_enabled and all(np.asarray(c).dtype.kind in "fiu" for c in step.categories_)
     return not getattr(step, "clip", False)
@@ -126,6 +130,10 @@ def _row(graph: Graph, word: str, values: Any) -> str:
 def _pipeline(graph: Graph, step: Any, source: _Tensor) -> _Tensor:
     for _, inner in step.steps:
         source = _write(graph, inner, source)
+    return source
+
+
+def _same(graph: Graph, step: Any, source: _Tensor) -> _Tensor:  # noqa: ARG001 - a writer's signature
     return source
 
 
@@ -210,6 +218,7 @@ def _indicators(graph: Graph, column: _Tensor, categories: NDArray[np.float64], 
 
 _WRITERS: dict[str, Callable[[Graph, Any, _Tensor], _Tensor]] = {
     "ColumnTransformer": _column_transformer,
+    "FunctionTransformer": _same,  # what a passed-through column becomes
     "MaxAbsScaler": _max_abs_scaler,
     "MinMaxScaler": _min_max_scaler,
     "OneHotEncoder": _one_hot,

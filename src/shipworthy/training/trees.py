@@ -191,7 +191,7 @@ def _fields(block: str) -> dict[str, str]:
 
 
 def _lightgbm_link(objective: str) -> tuple[Link, float]:
-    name, *options = objective.split()
+    name, *options = objective.split() or [""]
     settings = dict(option.partition(":")[::2] for option in options)
     if name == "regression" and "sqrt" in settings:
         return "square", 1.0
