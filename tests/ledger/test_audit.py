@@ -214,7 +214,7 @@ DIRECTED: list[tuple[str, Callable[[Place], object], int | None]] = [
     ("another history with the true key", fork, 1),
     ("a row changed", lambda p: p.sql("UPDATE events SET entry=replace(entry,'ada','eve') WHERE seq=77"), 77),
     ("a row deleted", lambda p: p.sql("DELETE FROM events WHERE seq=78"), 78),
-    ("a row added", lambda p: p.sql("INSERT INTO events SELECT 601,1,verb,object,entry FROM events WHERE seq=600"), 601),
+    ("a row added", lambda p: p.sql("INSERT INTO events SELECT 601,1,verb,object,'{}' FROM events WHERE seq=1"), 601),
     ("a row filed elsewhere", lambda p: p.sql("UPDATE events SET verb='other' WHERE seq=79"), 79),
     ("a state changed", lambda p: p.sql("UPDATE deployments SET body='{}' WHERE generation=3"), 111),
     ("a state deleted", lambda p: p.sql("DELETE FROM deployments WHERE generation=4"), 161),

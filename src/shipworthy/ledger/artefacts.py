@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shipworthy.kernel.digest import digest_bytes, digest_chunks, is_digest
 from shipworthy.kernel.errors import IntegrityError, NotFoundError, StorageError, UsageError
-from shipworthy.ledger.files import LocalDisk
+from shipworthy.ledger.files import LocalDisk, make_durable_directory
 
 CHUNK_BYTES = 1 << 20
 
@@ -120,7 +120,7 @@ class ArtefactStore:
         path = self.path_of(digest)
         draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         try:
-            self._disk.make_directory(path.parent)
+            make_durable_directory(self._disk, path.parent)
             try:
                 size_bytes = self._write(draft, chunks, digest)
                 os.replace(draft, path)

@@ -29,11 +29,17 @@ class Disk(Protocol):
     def replace(self, source: Path, target: Path) -> None:
         """Let `target` name what `source` named, at one moment."""
 
-    def make_directory(self, path: Path) -> None:
-        """Make the directory and its parents, durably, where missing."""
+    def make_directory(self, path: Path) -> list[Path]:
+        """Make the directory and its parents where missing; answers whose names are to be synced for that."""
 
     def sync_directory(self, path: Path) -> None:
         """Return when the directory's names would survive a loss of power."""
+
+
+def make_durable_directory(disk: Disk, path: Path) -> None:
+    """Make the directory and its parents where missing, and return when they would survive a loss of power."""
+    for changed in disk.make_directory(path):
+        disk.sync_directory(changed)
 
 
 class LocalDisk:
@@ -79,13 +85,13 @@ class LocalDisk:
         """Let `target` name what `source` named, at one moment."""
         os.replace(source, target)
 
-    def make_directory(self, path: Path) -> None:
-        """Make the directory and its parents, durably, where missing."""
+    def make_directory(self, path: Path) -> list[Path]:
+        """Make the directory and its parents where missing; answers whose names are to be synced for that."""
         if path.is_dir():
-            return
-        self.make_directory(path.parent)
+            return []
+        changed = self.make_directory(path.parent)
         path.mkdir(exist_ok=True)
-        self.sync_directory(path.parent)
+        return [*changed, path.parent]
 
     def sync_directory(self, path: Path) -> None:
         """Return when the directory's names would survive a loss of power."""

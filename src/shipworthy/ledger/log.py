@@ -12,7 +12,8 @@ Source: C2SP tlog-tiles (numbering of tiles).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,7 +28,18 @@ SIGNATURE_BYTES = 64
 UNSIGNED = bytes(SIGNATURE_BYTES)  # an entry inside a batch
 ORIGIN = "shipworthy.dev/ledger"  # followed by the start of the first entry's hash, so that no two logs share it
 
-_Writes = dict[Path, tuple[int, bytearray]]  # file -> (offset, what follows there)
+
+@dataclass(slots=True)
+class _Write:
+    """What follows in a file, from `offset` on."""
+
+    offset: int
+    content: bytearray
+    needed: bool  # synced at once: it cannot be made again; the rest is synced when its tile is whole
+    width: int  # bytes of a whole tile; of no meaning for entries
+
+
+_Writes = dict[Path, _Write]
 
 
 def tile_name(index: int) -> str:
@@ -42,16 +54,19 @@ def tile_name(index: int) -> str:
     return name
 
 
+@lru_cache(maxsize=64)
 def entries_path(log: Path, index: int) -> Path:
     """File of the entries of tile `index`."""
     return log / "entries" / tile_name(index)
 
 
+@lru_cache(maxsize=64)
 def tile_path(log: Path, level: int, index: int) -> Path:
     """File of the hashes of tile `index` of `level`."""
     return log / "tile" / str(level) / tile_name(index)
 
 
+@lru_cache(maxsize=64)
 def signature_path(log: Path, index: int) -> Path:
     """File of the signatures of tile `index`."""
     return log / "signature" / tile_name(index)
@@ -85,9 +100,12 @@ class Log:
         self.root = root
         self.note: Note | None = None
         self.fenced: str | None = None
+        self._checkpoint = root / "checkpoint"
+        self._draft = root / "checkpoint.next"
         self._disk = disk
         self._signer = signer
         self._keys = dict(keys or {}) | ({signer.public.keyid: signer.public} if signer else {})
+        self._unsynced: set[Path] = set()  # directories with new names, also of appends that were discarded
         self._raw: bytes | None = None
         self._frontier = Frontier()
         self._offset = 0  # where the next entry starts in its file
@@ -157,8 +175,8 @@ class Log:
         """Forget what was staged."""
         touched, self._staged, self._touched = self._touched, None, {}
         try:
-            for path, (offset, _) in touched.items():
-                self._disk.truncate(path, offset)
+            for path, write in touched.items():
+                self._disk.truncate(path, write.offset)
         except OSError as error:
             self._fence(error)
 
@@ -186,14 +204,6 @@ class Log:
             base = index * TILE_WIDTH
             lines = split_entries(self._disk.read(entries_path(self.root, index)) or b"")
             yield from lines[max(0, first - base) : last - base]
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.root / "checkpoint"
-
-    @property
-    def _draft(self) -> Path:
-        return self.root / "checkpoint.next"
 
     def _check_open(self) -> None:
         if self.fenced is not None:
@@ -252,20 +262,20 @@ class Log:
         writes: _Writes = {}
         for entry in entries:
             index = frontier.size // TILE_WIDTH
-            _add(writes, entries_path(self.root, index), offset, entry + b"\n")
+            _add(writes, entries_path(self.root, index), offset, entry + b"\n", needed=True)
             for level, place, value in frontier.push(leaf_hash(entry)):
-                at = place % TILE_WIDTH * HASH_BYTES
-                _add(writes, tile_path(self.root, level, place // TILE_WIDTH), at, value)
+                tile, inside = divmod(place, TILE_WIDTH)
+                _add(writes, tile_path(self.root, level, tile), inside * HASH_BYTES, value, needed=level > 0)
             if self._signer is not None:
-                at = frontier.size - 1
-                _add(writes, signature_path(self.root, index), at % TILE_WIDTH * SIGNATURE_BYTES, UNSIGNED)
+                inside = (frontier.size - 1) % TILE_WIDTH
+                _add(writes, signature_path(self.root, index), inside * SIGNATURE_BYTES, UNSIGNED)
             offset += len(entry) + 1
             last.append(entry)
             if frontier.size % TILE_WIDTH == 0:
                 offset, last = 0, []
         note = sign_checkpoint(Checkpoint(self._origin(entries), frontier.size, frontier.root()), self._signer)
         if note.signature:
-            signatures = writes[signature_path(self.root, (frontier.size - 1) // TILE_WIDTH)][1]
+            signatures = writes[signature_path(self.root, (frontier.size - 1) // TILE_WIDTH)].content
             signatures[-SIGNATURE_BYTES:] = note.signature
         self._staged, self._touched = (note, frontier, offset, last), writes
         return note, writes
@@ -274,31 +284,28 @@ class Log:
         return self.note.checkpoint.origin if self.note else f"{ORIGIN}/{leaf_hash(entries[0]).hex()[:16]}"
 
     def _write(self, note: Note, writes: _Writes) -> None:
-        for path, (offset, content) in writes.items():
-            if offset == 0:
-                self._disk.make_directory(path.parent)
-            self._check_end(path, offset)
-            self._disk.write_at(path, offset, bytes(content))
+        for path, write in writes.items():
+            if write.offset == 0:
+                self._unsynced.update([*self._disk.make_directory(path.parent), path.parent])
+            elif write.needed and (self._disk.size(path) or 0) < write.offset:
+                raise OSError(f"{path} was removed or cut while running")
+            self._disk.write_at(path, write.offset, bytes(write.content))
         self._disk.write_at(self._draft, 0, note.to_bytes())
-
-    def _check_end(self, path: Path, offset: int) -> None:
-        """Never write behind a hole: an entries file that was cut or replaced is refused."""
-        if offset and path.is_relative_to(self.root / "entries") and (self._disk.size(path) or 0) < offset:
-            raise OSError(f"{path} was removed or cut while running")
 
     def _sync(self, writes: _Writes) -> None:
         try:
-            for path, (offset, content) in writes.items():
-                finished = offset + len(content) in (TILE_WIDTH * HASH_BYTES, TILE_WIDTH * SIGNATURE_BYTES)
-                inner = path.is_relative_to(self.root / "tile") and not path.is_relative_to(self.root / "tile" / "0")
-                if path.is_relative_to(self.root / "entries") or finished or inner:
+            for path, write in writes.items():
+                if write.needed or write.offset + len(write.content) == write.width:
                     self._disk.sync(path)
-                if offset == 0:
-                    self._disk.sync_directory(path.parent)
             self._disk.sync(self._draft)
+            for directory in self._unsynced:
+                self._disk.sync_directory(directory)
+            self._unsynced.clear()
         except OSError as error:
             self._fence(error)
 
 
-def _add(writes: _Writes, path: Path, offset: int, content: bytes) -> None:
-    writes.setdefault(path, (offset, bytearray()))[1].extend(content)
+def _add(writes: _Writes, path: Path, offset: int, content: bytes, *, needed: bool = False) -> None:
+    if (write := writes.get(path)) is None:
+        write = writes[path] = _Write(offset, bytearray(), needed, TILE_WIDTH * len(content))
+    write.content.extend(content)

@@ -18,7 +18,7 @@ from shipworthy.ledger import projections, tables
 from shipworthy.ledger.checkpoint import Checkpoint
 from shipworthy.ledger.database import Database
 from shipworthy.ledger.events import Entry, Event, record
-from shipworthy.ledger.files import Disk, LocalDisk
+from shipworthy.ledger.files import Disk, LocalDisk, make_durable_directory
 from shipworthy.ledger.lineage import Direction, Edge, Lineage, walk
 from shipworthy.ledger.lock import LOCK_TIMEOUT_S, WriterLock
 from shipworthy.ledger.log import Log
@@ -58,7 +58,7 @@ def open_ledger(
     """
     disk = disk or LocalDisk()
     try:
-        disk.make_directory(log)
+        make_durable_directory(disk, log)
     except OSError as error:
         raise StorageError(f"{log} cannot be made: {error}.") from error
     lock = WriterLock(log, timeout_s)
