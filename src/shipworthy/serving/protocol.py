@@ -19,6 +19,7 @@ MAX_OPEN_EXCHANGES = 128  # pipelined on one connection before reading pauses
 JSON = b"application/json"
 _KEPT_HEADERS = frozenset((b"authorization", b"content-type", b"content-length", b"expect", b"host", b"origin"))
 
+_VERSIONS = ("1.1", "1.0")
 _EXTRA = {401: b'www-authenticate: Bearer realm="shipworthy"\r\n', 503: b"retry-after: 1\r\n"}
 
 _encode = msgspec.json.Encoder().encode
@@ -117,6 +118,7 @@ class Connection(asyncio.Protocol):
         self._began = 0  # messages
         self._deaf = False  # nothing more is read
         self._blocked = False  # the client does not read
+        self._crowded = False  # too many requests are open
         self.since = clock()  # last time that a message began or ended
 
     @property
@@ -152,14 +154,14 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(make_problem(400, "Upgrades are not offered here."))
-            return
+            return  # refused when its header was whole
         except httptools.HttpParserError:
             self._refuse(make_problem(400, "The request is not HTTP/1.1."))
             return
         if self._in_header and began == self._began:  # the parser shows a header only when it is whole
             self._count_header(len(data))
         if len(self._open) > MAX_OPEN_EXCHANGES and self._transport is not None:
+            self._crowded = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -176,7 +178,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         self._blocked = False
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._crowded and not self._transport.is_closing():
             self._transport.resume_reading()
 
     # --- httptools
@@ -216,6 +218,9 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         self._in_header = False
         if exchange is None or self._deaf:
+            return
+        if self._parser.should_upgrade() or self._parser.get_http_version() not in _VERSIONS:
+            self._refuse(make_problem(400, "Only plain HTTP/1.1 is spoken here, without upgrades."))
             return
         exchange.method = self._parser.get_method()
         exchange.keep_alive = self._parser.should_keep_alive()
@@ -278,8 +283,10 @@ class Connection(asyncio.Protocol):
         self.since = self._clock()
         if not keep or (self._deaf and not waiting):
             self._transport.close()
-        elif not self._blocked and len(waiting) == MAX_OPEN_EXCHANGES // 2:
-            self._transport.resume_reading()
+        elif self._crowded and len(waiting) <= MAX_OPEN_EXCHANGES // 2:
+            self._crowded = False
+            if not self._blocked:
+                self._transport.resume_reading()
 
     def time_out(self) -> None:
         """A message has taken too long to come."""
@@ -301,6 +308,8 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer with a problem after those before it, and close: what follows cannot be trusted."""
+        if self._deaf:
+            return  # refused already
         exchange = self._exchange or Exchange(self, self._clock())
         self._exchange = None
         self._deaf = True

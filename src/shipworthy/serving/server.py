@@ -41,7 +41,6 @@ from shipworthy.serving.servable import Servable
 
 POLL_S = 0.05  # a replaced file is noticed within 100 ms
 SWEEP_S = 1.0
-RECEIVE_TIMEOUT_S = 10.0  # for one request to come in whole
 IDLE_TIMEOUT_S = 75.0  # of a kept connection
 DRAIN_S = 10.0  # for answers under way when told to stop
 STUCK_S = 5.0  # a run late for longer makes the server not ready
@@ -66,6 +65,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tls_terminated_upstream: bool = False
     workers: int = 1
     worker: str = "w0"  # names the record segments
+    receive_timeout_s: float = 10.0  # for one request to come in whole
 
 
 class Server:
@@ -169,7 +169,7 @@ class Server:
         """Close connections that send too slowly or not at all."""
         clock = time.monotonic()
         for connection in tuple(self.connections):
-            if connection.is_receiving and clock - connection.since > RECEIVE_TIMEOUT_S:
+            if connection.is_receiving and clock - connection.since > self._settings.receive_timeout_s:
                 connection.time_out()
             elif connection.is_idle and clock - connection.since > IDLE_TIMEOUT_S:
                 connection.close_when_idle()

@@ -1,0 +1,204 @@
+"""A model or a disk that fails, a process that is killed: labelled, recorded, never lost."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy
+from tests.serving.faulty_server import HANGS, LATE, NAN, RAISES, SHAPE
+
+from shipworthy.records.read import read_records
+
+FAULTY = Path(__file__).with_name("faulty_server.py")
+KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "0")) or 3
+
+
+@pytest.fixture
+def faulty(place: Place, start: Callable[..., Running]) -> Running:
+    place.deploy(place.publish(1, policy=loans_policy(timeout_s=0.2)))
+    return start(script=FAULTY)
+
+
+@pytest.mark.parametrize(
+    ("income", "cause"),
+    [
+        (RAISES, "the model failed"),
+        (NAN, "the model gave no usable output"),
+        (SHAPE, "the model gave no usable output"),
+        (LATE, "the model was late"),
+    ],
+)
+def test_a_model_that_fails_is_answered_by_labelled_fallback(
+    faulty: Running, place: Place, income: float, cause: str
+) -> None:
+    started = time.monotonic()
+    status, answer = faulty.predict(good_request(income=income))
+    assert status == 200
+    assert time.monotonic() - started < 0.5
+    assert answer["source"] == "fallback"
+    assert answer["decision"] == "refer"
+    assert (answer["prediction"], answer["probability"], answer["confidence"]) == (None, None, None)
+    assert answer["warnings"] == [f"answered by fallback: {cause}"]
+    time.sleep(0.7 if income == LATE else 0)
+    records = list(read_records(place.records))
+    assert [(record.prediction_id, record.source) for record in records] == [(answer["prediction_id"], "fallback")]
+    assert faulty.predict(good_request())[1]["source"] == "model"
+    assert f'fallbacks_total{{cause="{cause}"}} 1'.encode() in faulty.call("GET", "/metrics")[1]
+
+
+def test_the_rule_that_holds_answers_instead_of_the_default(faulty: Running) -> None:
+    assert faulty.predict(good_request(income=RAISES, debt=500.0))[1]["decision"] == "refuse"
+
+
+def test_one_poison_row_costs_its_batch_mates_nothing(faulty: Running) -> None:
+    items = [good_request(income=RAISES if i == 7 else 50.0) for i in range(100)]
+    sources = [answer["source"] for answer in faulty.predict(items)[1]]
+    assert sources == ["fallback" if i == 7 else "model" for i in range(100)]
+
+
+def test_a_hanging_model_does_not_hang_the_server(faulty: Running) -> None:
+    first = faulty.predict(good_request(income=HANGS))[1]
+    assert first["source"] == "fallback"
+    started = time.monotonic()
+    second = faulty.predict(good_request())[1]
+    assert second["source"] == "fallback"
+    assert time.monotonic() - started < 0.15  # nobody waits for a model that is known to hang
+    assert faulty.call("GET", "/v2/health/live")[0] == 200
+
+
+# --- kill -9
+
+
+class Load:
+    """Callers that remember every acknowledged prediction id."""
+
+    def __init__(self, running: Running, callers: int) -> None:
+        self.acknowledged: list[str] = []
+        self._running = running
+        self._stop = False
+        self._threads = [threading.Thread(target=self._call) for _ in range(callers)]
+        for thread in self._threads:
+            thread.start()
+
+    def _call(self) -> None:
+        connection = http.client.HTTPConnection(self._running.host, self._running.port, timeout=5)
+        body = json.dumps(good_request())
+        while not self._stop:
+            try:
+                connection.request("POST", f"/v1/systems/{SYSTEM}/predict", body)
+                response = connection.getresponse()
+                content = response.read()
+            except (OSError, http.client.HTTPException):
+                break
+            if response.status == 200:
+                self.acknowledged.append(json.loads(content)["prediction_id"])
+        connection.close()
+
+    def join(self) -> None:
+        self._stop = True
+        for thread in self._threads:
+            thread.join()
+
+
+def test_kill_9_under_load_loses_no_acknowledged_record(place: Place, start: Callable[..., Running]) -> None:
+    place.deploy(place.publish(1))
+    acknowledged: list[str] = []
+    for number in range(KILLS):
+        running = start()
+        load = Load(running, 8)
+        time.sleep(0.15 + 0.05 * (number % 5))
+        running.stop(signal.SIGKILL)
+        load.join()
+        acknowledged += load.acknowledged
+    assert len(acknowledged) > 20 * KILLS
+    recorded = [record.prediction_id for record in read_records(place.records)]
+    assert len(recorded) == len(set(recorded))
+    assert set(acknowledged) <= set(recorded)
+
+
+def test_switching_under_load_loses_no_request(place: Place, start: Callable[..., Running]) -> None:
+    first, second = place.publish(1), place.publish(2)
+    place.deploy(first)
+    running = start()
+    load = Load(running, 8)
+    for generation in range(6):
+        place.deploy((first, second)[generation % 2])
+        time.sleep(0.12)
+    load.join()
+    assert running.process.poll() is None
+    metrics = running.call("GET", "/metrics")[1].decode()
+    assert [line for line in metrics.splitlines() if line.startswith("shipworthy_responses_total")] == [
+        f'shipworthy_responses_total{{status="200"}} {len(load.acknowledged)}'
+    ]
+    assert len({record.release for record in read_records(place.records)}) == 2
+
+
+# --- a full disk
+
+SMALL_DISK = """
+mount -t tmpfs -o size=200k tmpfs "$1" && exec "$2" -m shipworthy.serving.server --settings "$3"
+"""
+
+
+def start_on_small_disk(place: Place, tmp_path: Path) -> Running:
+    import sys
+
+    import msgspec
+
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare to mount a small disk")
+    place.records.mkdir(parents=True)
+    command = ["unshare", "-m", "sh", "-c", SMALL_DISK, "sh", str(place.records.parent), sys.executable]
+    settings = msgspec.json.encode(place.settings()).decode()
+    with open(tmp_path / "log", "ab") as log:
+        process = subprocess.Popen([*command, settings], stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        process.wait(5)
+        process.stdout.close()
+        pytest.skip("this machine mounts no tmpfs")
+    host, _, port = json.loads(line)["address"].removeprefix("http://").rpartition(":")
+    return Running(process, host, int(port), tmp_path / "log")
+
+
+def records_inside(running: Running, place: Place) -> set[str]:
+    """Prediction ids on the disk that only the server's process sees."""
+    return {record.prediction_id for record in read_records(Path(f"/proc/{running.process.pid}/root{place.records}"))}
+
+
+@pytest.mark.parametrize("when_full", ["refuse", "drop"])
+def test_a_full_disk_refuses_or_drops_as_declared(place: Place, tmp_path: Path, when_full: str) -> None:
+    place.deploy(place.publish(1, policy=loans_policy(when_full=when_full)))
+    running = start_on_small_disk(place, tmp_path)
+    try:
+        answers: list[tuple[int, Any]] = [running.predict(good_request()) for _ in range(700)]
+        acknowledged = {answer["prediction_id"] for status, answer in answers if status == 200}
+        recorded = records_inside(running, place)
+        if when_full == "refuse":
+            assert {status for status, _ in answers} == {200, 503}
+            assert acknowledged == recorded
+            assert running.call("GET", "/v2/health/live")[0] == 200
+        else:
+            assert {status for status, _ in answers} == {200}
+            assert recorded < acknowledged
+            dropped = len(acknowledged) - len(recorded)
+            assert f"shipworthy_records_dropped_total {dropped}".encode() in running.call("GET", "/metrics")[1]
+        for path in sorted(Path(f"/proc/{running.process.pid}/root{place.records}").iterdir()):
+            if path.name.endswith("-00000001"):
+                path.unlink()  # space returns
+        time.sleep(0.6)
+        status, answer = running.predict(good_request())
+        assert status == 200
+        assert answer["prediction_id"] in records_inside(running, place)
+    finally:
+        running.stop(signal.SIGKILL)
