@@ -1,5 +1,6 @@
 """Budgets are measured in the product's own server, and its answers are those of the payload."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from shipworthy.bundle.verify import verify_payload
 from shipworthy.contract.types import Contract
-from shipworthy.evaluation.budget import measure_budget, request_documents
-from shipworthy.evaluation.measure import measure
+from shipworthy.data.columns import encode
+from shipworthy.evaluation.budget import count_wrong, measure_budget, request_documents
+from shipworthy.evaluation.load import Load
+from shipworthy.evaluation.measure import measure, run_policy
 from shipworthy.gates.judge import judge
 from shipworthy.kernel.errors import EvidenceError, UnavailableError
 
@@ -34,6 +38,24 @@ def test_the_real_server_is_measured_and_judged(contract: Contract, rows: Any, p
     assert outcomes["budget.p99"] in ("pass", "insufficient")  # this machine may be busy
     worse = replace(evidence, budget=replace(measured, wrong=1))
     assert {v.gate: v.outcome for v in judge(contract, worse)}["budget.memory"] == "insufficient"
+
+
+def test_an_answer_that_differs_from_the_payloads_is_counted(
+    contract: Contract, rows: Any, payload: Any, tmp_path: Path
+) -> None:
+    verified = verify_payload(payload(tmp_path / "payload", contract))
+    matrix = encode(contract, rows(3))
+    probabilities = run_policy(verified, matrix).probability
+    assert probabilities is not None
+
+    def body(row: int, off: float = 0.0, source: str = "model") -> bytes:
+        yes = probabilities[row, 1] + off
+        answer = {"probability": {"no": 1 - yes, "yes": yes}, "source": source}
+        return json.dumps(answer, separators=(",", ":")).encode()
+
+    bodies = (body(0), body(1), body(2), body(0), body(1, 1e-3), body(2, 1e-3, "fallback"), b"refused")
+    load = Load(np.ones(7), np.array([200] * 6 + [503]), bodies, 1.0, 7.0)
+    assert count_wrong(load, verified, matrix) == 1
 
 
 def test_a_server_that_does_not_start_says_why(contract: Contract, rows: Any, payload: Any, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def measure_budget(
         cpu_seconds=after.cpu_seconds - before.cpu_seconds,
         memory_bytes=after.memory_bytes,
         size_bytes=sum(entry.size_bytes for entry in verified.manifest.files.values()),
-        wrong=_count_wrong(load, verified, encode(contract, sample)),
+        wrong=count_wrong(load, verified, encode(contract, sample)),
     )
 
 
@@ -235,7 +235,14 @@ def _is_fallback(load: Load) -> NDArray[np.bool_]:
     return np.array([b'"source":"fallback"' in body for body in load.bodies], dtype=np.bool_)
 
 
-def _count_wrong(load: Load, payload: VerifiedPayload, matrix: NDArray[np.float32]) -> int:
+def count_wrong(load: Load, payload: VerifiedPayload, matrix: NDArray[np.float32]) -> int:
+    """How many of the model's answers are not those of the offline policy on the same row.
+
+    Args:
+        load: its n-th request carried row n modulo the rows of `matrix`.
+        payload: what was served.
+        matrix: of the distinct rows.
+    """
     decisions = run_policy(payload, matrix)
     wrong = 0
     for number, (status, body) in enumerate(zip(load.statuses, load.bodies, strict=True)):

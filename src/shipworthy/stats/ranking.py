@@ -11,6 +11,9 @@ from shipworthy.stats.metrics import Floats, average_precision, average_precisio
 
 Truth = NDArray[np.bool_]
 
+MANY_ROWS = 20_000
+SPREAD_REPETITIONS = 100  # a standard deviation from so many is off by about 7 %
+
 
 def roc_auc_interval(truth: Truth, scores: Floats, confidence: float) -> Interval:
     """DeLong's interval of the area under the ROC curve, on the logit scale.
@@ -64,8 +67,13 @@ def average_precision_difference(
 ) -> Interval:
     """Paired bootstrap interval, stratified by class, of the difference of two average precisions.
 
-    Source: Efron and Tibshirani (1993), chapter 13 (percentiles).
+    Percentiles of `repetitions`; from MANY_ROWS rows on, where the difference is all but normal and a repetition
+    slow, a normal interval with the standard deviation of SPREAD_REPETITIONS.
+
+    Source: Efron and Tibshirani (1993), chapters 12 and 13.
     """
+    many = len(truth) >= MANY_ROWS
+    repetitions = SPREAD_REPETITIONS if many else repetitions
     rng = np.random.default_rng(seed)
     rankings = [(truth[order].astype(np.float64), ends, order) for order, ends in (ranked(first), ranked(second))]
     strata = [np.flatnonzero(truth), np.flatnonzero(~truth)]
@@ -74,6 +82,10 @@ def average_precision_difference(
         weights = _stratified_weights(strata, len(truth), rng)
         one, two = (average_precision_of(hits, ends, weights[order]) for hits, ends, order in rankings)
         differences[repetition] = one - two
+    if many:
+        difference = average_precision(truth, first) - average_precision(truth, second)
+        half = normal_quantile(confidence) * float(np.std(differences, ddof=1))
+        return difference - half, difference + half
     low, high = np.quantile(differences, [1 - confidence, confidence])
     return float(low), float(high)
 
