@@ -1,6 +1,7 @@
 """Columns: an expression means the same over a table as over one row."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -22,7 +23,7 @@ KINDS: dict[str, Kind] = {
     "u": "datetime",
 }
 ZONES = {"t": "America/New_York"}
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "x": pl.Float64,
     "y": pl.Float64,
     "n": pl.Int64,
@@ -33,7 +34,7 @@ SCHEMA = {
 }
 
 literals = st.sampled_from(["0", "1", "2", "0.5", "3.7", "1e300", "100"])
-numbers = st.deferred(
+numbers: st.SearchStrategy[str] = st.deferred(
     lambda: st.one_of(
         st.sampled_from(["x", "y", "n"]),
         literals,
@@ -52,7 +53,7 @@ numbers = st.deferred(
 )
 atoms = st.sampled_from(["x", "y", "n", "2"])
 times = st.sampled_from(["t", "u", "where(b, t, u)", "coalesce(t, u)"])
-bools = st.deferred(
+bools: st.SearchStrategy[str] = st.deferred(
     lambda: st.one_of(
         st.sampled_from(["b", "true", "false", 'c == "red"', 'c not in ["red", "blue"]', "t < u", "t == u"]),
         st.builds("({} {} {})".format, numbers, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), numbers),
@@ -79,7 +80,7 @@ rows = st.fixed_dictionaries(
 @settings(max_examples=250, deadline=None)
 @given(st.one_of(numbers, bools), st.lists(rows, min_size=1, max_size=5))
 @example("2 * 3 + 1", [dict.fromkeys(KINDS)])
-def test_a_table_and_a_row_give_the_same_value(text, table):
+def test_a_table_and_a_row_give_the_same_value(text: Any, table: Any) -> None:
     try:
         expression = parse_expression(text, KINDS)
     except ExpressionError:  # deeper or longer than an expression may be
@@ -91,7 +92,7 @@ def test_a_table_and_a_row_give_the_same_value(text, table):
     assert in_table == [by_row(row) for row in local]
 
 
-def test_a_deep_expression_takes_no_longer_than_its_length():
+def test_a_deep_expression_takes_no_longer_than_its_length() -> None:
     text = "x"
     for _ in range(30):
         text = f"abs({text}) / 2"
@@ -100,7 +101,7 @@ def test_a_deep_expression_takes_no_longer_than_its_length():
 
 
 @pytest.mark.parametrize(("text", "expected"), [("hour(t)", [23.0]), ("hour(u)", [4.0]), ("t == u", [True])])
-def test_parts_of_a_datetime_are_read_in_its_column_zone(text, expected):
+def test_parts_of_a_datetime_are_read_in_its_column_zone(text: Any, expected: Any) -> None:
     moment = datetime(2026, 7, 2, 4, 30, tzinfo=UTC) - timedelta(hours=1)
     frame = pl.DataFrame({"t": [moment], "u": [moment + timedelta(hours=1)]}, schema_overrides=SCHEMA)
     if text == "t == u":

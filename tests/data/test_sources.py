@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -15,7 +16,7 @@ from shipworthy.kernel.errors import SourceError
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path: Path) -> Any:
     """Writes bytes or text to a file and gives its path."""
 
     def write(content: bytes | str, name: str = "loans.csv") -> Path:
@@ -30,7 +31,7 @@ def rows(path: Path) -> list[tuple[str | None, ...]]:
     return read_file("loans", path).frame.rows()
 
 
-def test_every_column_of_a_csv_is_text_and_an_empty_field_is_missing(written):
+def test_every_column_of_a_csv_is_text_and_an_empty_field_is_missing(written: Any) -> None:
     read = read_file("loans", written('code,n\n001,1\n,"two, ""three"""\n'))
     assert read.frame.schema == {"code": pl.String, "n": pl.String}
     assert read.frame.rows() == [("001", "1"), (None, 'two, "three"')]
@@ -38,30 +39,30 @@ def test_every_column_of_a_csv_is_text_and_an_empty_field_is_missing(written):
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_is_found(written, delimiter):
+def test_the_delimiter_is_found(written: Any, delimiter: Any) -> None:
     path = written(f"a{delimiter}b\n1{delimiter}2\n")
     assert rows(path) == [("1", "2")]
     assert read_columns("x", Source(path=path.name), path.parent) == ("a", "b")
 
 
-def test_a_byte_order_mark_carriage_returns_and_blank_lines_are_no_data(written):
+def test_a_byte_order_mark_carriage_returns_and_blank_lines_are_no_data(written: Any) -> None:
     assert rows(written(b"\xef\xbb\xbfa,b\r\n1,2\r\n\r\n3,\r\n")) == [("1", "2"), ("3", None)]
     assert read_file("x", written(b"\xef\xbb\xbfa,b\r\n1,2\r\n")).frame.columns == ["a", "b"]
     assert rows(written(b"a\r1\r2\r")) == [("1",), ("2",)]
 
 
-def test_a_quoted_field_keeps_delimiters_and_newlines(written):
+def test_a_quoted_field_keeps_delimiters_and_newlines(written: Any) -> None:
     assert rows(written('a,b\n"x\ny, z",2\n"",3')) == [("x\ny, z", "2"), (None, "3")]
 
 
-def test_a_compressed_file_reads_the_same_under_its_own_digest(written):
+def test_a_compressed_file_reads_the_same_under_its_own_digest(written: Any) -> None:
     plain, packed = written("a,b\n1,2\n"), written(gzip.compress(b"a,b\n1,2\n"), "loans.csv.gz")
     assert rows(plain) == rows(packed)
     assert read_file("x", packed).digest == digest_bytes(packed.read_bytes())
     assert read_columns("x", Source(path="loans.csv.gz"), packed.parent) == ("a", "b")
 
 
-def test_ragged_rows_are_kept_apart_with_line_and_text(written):
+def test_ragged_rows_are_kept_apart_with_line_and_text(written: Any) -> None:
     read = read_file("loans", written('a,b\n1,2\n"x\ny",4\n5\n6,7,8\n9,0\n'))
     assert read.frame.rows() == [("1", "2"), ("x\ny", "4"), ("9", "0")]
     assert read.malformed.rows() == [
@@ -71,7 +72,7 @@ def test_ragged_rows_are_kept_apart_with_line_and_text(written):
     assert read.rows == 5
 
 
-def test_a_million_characters_in_a_cell_are_read(written):
+def test_a_million_characters_in_a_cell_are_read(written: Any) -> None:
     read = read_file("loans", written("a,b\n" + "x" * 1_000_000 + ",1\n2,3\n"))
     assert read.frame["a"].str.len_bytes().to_list() == [1_000_000, 1]
 
@@ -94,18 +95,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_broken_file_is_refused_with_place_and_cure(written, case):
+def test_a_broken_file_is_refused_with_place_and_cure(written: Any, case: str) -> None:
     content, message = REFUSED[case]
     with pytest.raises(SourceError, match=message) as caught:
         read_file("loans", written(content))
     assert "loans.csv" in str(caught.value)
 
 
-def test_a_delimiter_that_is_not_known_leaves_one_column_whose_name_shows_it(written):
+def test_a_delimiter_that_is_not_known_leaves_one_column_whose_name_shows_it(written: Any) -> None:
     assert read_file("loans", written("a^b\n1^2\n")).names == {"a_b": "a^b"}
 
 
-def test_a_damaged_archive_a_directory_and_a_missing_file_are_refused(written, tmp_path):
+def test_a_damaged_archive_a_directory_and_a_missing_file_are_refused(written: Any, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="gzip file is damaged"):
         read_file("loans", written(gzip.compress(b"a,b\n1,2\n" * 100)[:-20], "x.csv.gz"))
     with pytest.raises(SourceError, match="is a directory; name one file"):
@@ -114,12 +115,12 @@ def test_a_damaged_archive_a_directory_and_a_missing_file_are_refused(written, t
         read_file("loans", tmp_path / "absent.csv")
 
 
-def test_databases_are_refused_with_the_way_round(tmp_path):
+def test_databases_are_refused_with_the_way_round(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"not read yet; .* data\.sources\.bureau\.path"):
         read_source("bureau", Source(url="postgresql://host/x", query="select 1"), tmp_path)
 
 
-def test_json_lines_keep_their_types_and_name_a_bad_line(written):
+def test_json_lines_keep_their_types_and_name_a_bad_line(written: Any) -> None:
     read = read_file("loans", written('{"a": "001", "b": 1.5}\n{"a": null, "b": 2}\n', "loans.jsonl"))
     assert read.frame.rows() == [("001", 1.5), (None, 2.0)]
     with pytest.raises(SourceError, match="line 2: is not JSON"):
@@ -128,7 +129,7 @@ def test_json_lines_keep_their_types_and_name_a_bad_line(written):
         read_file("loans", written('{"a": [1]}\n', "loans.jsonl"))
 
 
-def test_parquet_is_known_by_its_content(tmp_path):
+def test_parquet_is_known_by_its_content(tmp_path: Path) -> None:
     path = tmp_path / "loans.data"
     pl.DataFrame({"a b": [1, 2]}).write_parquet(path)
     read = read_file("loans", path)
@@ -142,7 +143,7 @@ def test_parquet_is_known_by_its_content(tmp_path):
     ("name", "expected"),
     [("größe", "groe"), ("名", "column_4"), ("_a", "_a"), ("2020", "_2020"), ("a  b", "a_b"), ("x" * 200, "x" * 128)],
 )
-def test_a_column_name_becomes_an_identifier(name, expected):
+def test_a_column_name_becomes_an_identifier(name: Any, expected: Any) -> None:
     assert identifier(name, 4) == expected
 
 
@@ -151,7 +152,7 @@ cells = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(cells, cells, cells), min_size=1, max_size=8), st.sampled_from(",;\t|"))
-def test_what_a_csv_writer_wrote_is_read_back(tmp_path_factory, table, delimiter):
+def test_what_a_csv_writer_wrote_is_read_back(tmp_path_factory: Any, table: Any, delimiter: str) -> None:
     path = tmp_path_factory.mktemp("csv") / "loans.csv"
     frame = pl.DataFrame(table, schema=["a", "b", "c"], orient="row")
     frame.write_csv(path, separator=delimiter, quote_style="always")

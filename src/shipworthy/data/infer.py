@@ -455,7 +455,9 @@ def _target_notes(goal: _Target) -> Iterator[str]:
     if goal.task == "binary":
         yield f'target: "{goal.positive}" is taken as the positive class, whose probability is thresholded'
     elif goal.task == "multiclass":
-        yield f"target: {len(goal.classes)} classes; if they are amounts, make it type: regression"
+        numeric = all(label.replace(".", "", 1).isdigit() for label in goal.classes)
+        amounts = "; if they are amounts, make it type: regression" if numeric else ""
+        yield f"target: {len(goal.classes)} classes{amounts}"
     if goal.guess.missing:
         yield f"target: {goal.guess.missing:.2%} of the rows have none and go to quarantine"
 

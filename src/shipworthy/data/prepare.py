@@ -47,7 +47,7 @@ def _query(text: str, frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
             return context.execute(text, eager=True)
     except pl.exceptions.PolarsError as error:
         known = "; ".join(f"{name}({', '.join(frame.columns[:20])})" for name, frame in frames.items())
-        raise DataError(f"data.prepare: the SQL fails: {error}; the tables are {known}") from error
+        raise DataError(f"data.prepare: the SQL fails: {str(error).splitlines()[0]}; the tables are {known}") from error
 
 
 def _call(path: Path, name: str, frames: dict[str, pl.DataFrame]) -> pl.DataFrame:

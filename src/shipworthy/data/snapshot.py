@@ -99,7 +99,7 @@ def _write(path: Path, frame: pl.DataFrame, digest: str) -> None:
 def _chunks(frame: pl.DataFrame) -> Iterator[bytes]:
     yield f"{frame.height} rows\n".encode()
     for series in frame:
-        yield f"{series.name}: {series.dtype}\n".encode()
+        yield f"{series.name}: {_type_name(series.dtype)}\n".encode()
         yield np.packbits(series.is_null().to_numpy()).tobytes()
         if series.dtype == pl.String:
             filled = series.fill_null("")
@@ -109,3 +109,8 @@ def _chunks(frame: pl.DataFrame) -> Iterator[bytes]:
             physical = series.to_physical()
             zero = False if physical.dtype == pl.Boolean else 0
             yield np.ascontiguousarray(physical.fill_null(zero).to_numpy()).tobytes()
+
+
+def _type_name(kind: pl.DataType) -> str:
+    """A name that does not change with the table engine's own way of writing it."""
+    return f"Datetime {kind.time_unit} {kind.time_zone}" if isinstance(kind, pl.Datetime) else type(kind).__name__

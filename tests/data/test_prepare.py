@@ -1,0 +1,68 @@
+"""Prepare: sources become one frame by SQL or by the user's function, whose faults are named with their line."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from shipworthy.data.prepare import prepare
+from shipworthy.data.sources import read_file
+from shipworthy.kernel.errors import DataError
+
+
+@pytest.fixture
+def reads(tmp_path: Path) -> Any:
+    (tmp_path / "loans.csv").write_text("id,income\n1,10\n2,20\n")
+    (tmp_path / "scores.csv").write_text("id,score\n1,5\n")
+    return {name: read_file(name, tmp_path / f"{name}.csv") for name in ("loans", "scores")}
+
+
+def preparing(make: Any, text: Any) -> Any:
+    return make(data={"sources": {"loans": {"path": "loans.csv"}, "scores": {"path": "scores.csv"}}, "prepare": text})
+
+
+def test_a_single_source_is_its_own_frame(make: Any, reads: Any, tmp_path: Path) -> None:
+    loans = {"loans": reads["loans"]}
+    assert prepare(make(), loans, tmp_path).equals(reads["loans"].frame)
+
+
+def test_sql_joins_the_sources(make: Any, reads: Any, tmp_path: Path) -> None:
+    contract = preparing(make, "select loans.id, income, score from loans left join scores using (id) order by id")
+    assert prepare(contract, reads, tmp_path).rows() == [("1", "10", "5"), ("2", "20", None)]
+
+
+def test_the_users_function_gets_frames_by_name(make: Any, reads: Any, tmp_path: Path) -> None:
+    (tmp_path / "prepare.py").write_text(
+        "def prepare(sources):\n    return sources['loans'].lazy().join(sources['scores'].lazy(), on='id')\n"
+    )
+    assert prepare(preparing(make, "prepare.py:prepare"), reads, tmp_path).rows() == [("1", "10", "5")]
+
+
+FAULTY = {
+    "raises": ("def prepare(s):\n    x = 1\n    return s['nothing']\n", "prepare.py line 3: prepare raised KeyError"),
+    "syntax": ("def prepare(s)\n    pass\n", "prepare.py line 1: importing raised SyntaxError"),
+    "at import": ("x = 1\n1 / 0\n", "prepare.py line 2: importing raised ZeroDivisionError"),
+    "nonsense": ("def prepare(s):\n    return 5\n", "returned int; it must return a polars DataFrame"),
+    "no function": ("x = 1\n", "has no function prepare"),
+    "no rows": ("def prepare(s):\n    return s['loans'].head(0)\n", "left no rows"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTY)
+def test_a_faulty_function_is_named_with_its_line(make: Any, reads: Any, tmp_path: Path, case: str) -> None:
+    code, message = FAULTY[case]
+    (tmp_path / "prepare.py").write_text(code)
+    with pytest.raises(DataError, match=message):
+        prepare(preparing(make, "prepare.py:prepare"), reads, tmp_path)
+
+
+def test_missing_code_and_faulty_sql_are_refused(make: Any, reads: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.py does not exist"):
+        prepare(preparing(make, "absent.py:prepare"), reads, tmp_path)
+    with pytest.raises(DataError, match=r"the SQL fails: .*the tables are loans\(id, income\); scores\(id, score\)"):
+        prepare(preparing(make, "select nothing from loans"), reads, tmp_path)
+
+
+def test_frames_are_polars(reads: Any) -> None:
+    assert isinstance(reads["loans"].frame, pl.DataFrame)

@@ -1,0 +1,86 @@
+"""Snapshots: the same content has one digest and one version; what is read back is what was taken."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shipworthy.data.snapshot import Snapshot, content_digest, read, take
+from shipworthy.kernel.errors import IntegrityError, NotFoundError
+
+FRAME = pl.DataFrame(
+    {
+        "id": ["a", None, "ü", ""],
+        "at": [datetime(2026, 1, 1, tzinfo=UTC), None, None, datetime(1969, 1, 1, tzinfo=UTC)],
+        "income": [1.5, None, -0.0, 1e300],
+        "n": [1, None, -(2**62), 0],
+        "owner": [True, None, False, True],
+        "nothing": [None] * 4,
+    },
+    schema_overrides={"at": pl.Datetime("us", "UTC"), "nothing": pl.String},
+)
+
+
+def test_what_was_taken_is_read_back(make: Any, tmp_path: Path) -> None:
+    snapshot = take(make(), FRAME, tmp_path)
+    assert read(snapshot).equals(FRAME)
+    assert read(snapshot).schema == FRAME.schema
+    assert (snapshot.version, snapshot.rows, snapshot.path) == (0, 4, tmp_path / "loans")
+
+
+def test_content_that_is_there_makes_no_new_version(make: Any, tmp_path: Path) -> None:
+    first = take(make(), FRAME, tmp_path)
+    second = take(make(), FRAME.head(2), tmp_path)
+    assert (second.version, second.digest == first.digest) == (1, False)
+    assert take(make(), FRAME.clone(), tmp_path) == first
+    assert take(make(), FRAME.head(2).rechunk(), tmp_path) == second
+    assert read(first).equals(FRAME)
+
+
+def test_a_version_of_other_columns_is_taken_too(make: Any, tmp_path: Path) -> None:
+    take(make(), FRAME, tmp_path)
+    changed = FRAME.select(pl.col("n").cast(pl.Float64), extra=pl.lit("x"))
+    assert read(take(make(), changed, tmp_path)).equals(changed)
+
+
+def test_rows_keep_their_order_in_a_large_table(make: Any, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"n": pl.int_range(300_000, eager=True).shuffle(seed=1)})
+    assert read(take(make(), frame, tmp_path)).equals(frame)
+
+
+def test_the_digest_is_of_content_in_order_and_the_same_on_every_machine() -> None:
+    assert content_digest(FRAME) == "sha256:eecd4118f0fea56bf4867088b29293a3879fe3487bcaf79fd8247d13ca05d386"
+    for other in (
+        FRAME.reverse(),
+        FRAME.rename({"id": "key"}),
+        FRAME.select(reversed(FRAME.columns)),
+        FRAME.with_columns(pl.col("n").cast(pl.Int32, strict=False)),
+        FRAME.with_columns(pl.col("n").fill_null(0)),
+        FRAME.with_columns(pl.col("id").fill_null("")),
+    ):
+        assert content_digest(other) != content_digest(FRAME)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=3) | st.none(), min_size=1, max_size=5), st.integers(0, 4), st.text(max_size=3))
+def test_any_change_of_a_text_changes_the_digest(texts: Any, at: Any, text: Any) -> None:
+    changed = [*texts]
+    changed[at % len(texts)] = text
+    frames = [pl.DataFrame({"a": column}, schema={"a": pl.String}) for column in (texts, changed)]
+    assert (content_digest(frames[0]) == content_digest(frames[1])) == (texts == changed)
+
+
+def test_a_changed_table_and_a_missing_one_are_noticed(make: Any, tmp_path: Path) -> None:
+    first, second = take(make(), FRAME, tmp_path), take(make(), FRAME.head(3), tmp_path)
+    with pytest.raises(IntegrityError, match="the rows of version 1 have digest"):
+        read(Snapshot(first.digest, second.version, first.rows, first.path))
+    for file in Path(second.path).glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(NotFoundError, match="version 1 cannot be read"):
+        read(second)
+    with pytest.raises(NotFoundError, match="version 9 cannot be read"):
+        read(Snapshot(first.digest, 9, 4, first.path))
