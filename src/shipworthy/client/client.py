@@ -148,6 +148,7 @@ class Client:
             try:
                 status, answer = self._post(body)
             except ConnectionRefusedError as error:
+                self.close()
                 if is_last:
                     raise UnavailableError(f"{self._host} does not listen: {error}.") from None
             except (OSError, http.client.HTTPException) as error:
