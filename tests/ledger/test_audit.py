@@ -276,7 +276,8 @@ def test_random_tampers_are_all_found_and_the_first_bad_entry_named(
         shutil.copytree(template, tmp_path / str(seed), ignore=shutil.ignore_patterns("old"))
         place = Place(tmp_path / str(seed), keys)
         expected = random_tamper(place, random.Random(seed))
-        report = place.audit()
+        alone = verify_audit(place.log, keys, None, [place.root / "anchors"])  # without the database's help
+        report = place.audit() if alone.passed else alone
         assert not report.passed, seed
         if expected is not None:
             assert report.first_bad == expected, (seed, report)
