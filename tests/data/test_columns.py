@@ -51,8 +51,8 @@ numbers: st.SearchStrategy[str] = st.deferred(
         st.builds("{}({})".format, st.sampled_from(["year", "month", "day", "hour", "minute", "weekday"]), times),
     )
 )
-atoms = st.sampled_from(["x", "y", "n", "2"])
-times = st.sampled_from(["t", "u", "where(b, t, u)", "coalesce(t, u)"])
+atoms: st.SearchStrategy[str] = st.sampled_from(["x", "y", "n", "2"])
+times: st.SearchStrategy[str] = st.sampled_from(["t", "u", "where(b, t, u)", "coalesce(t, u)"])
 bools: st.SearchStrategy[str] = st.deferred(
     lambda: st.one_of(
         st.sampled_from(["b", "true", "false", 'c == "red"', 'c not in ["red", "blue"]', "t < u", "t == u"]),

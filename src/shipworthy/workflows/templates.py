@@ -1,6 +1,5 @@
 """Templates: the files that `init` writes, to be read and changed by a person."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +66,21 @@ def scalar(text: str) -> str:
     ('white', '"no"', '"001"')
     """
     plain = _PLAIN.fullmatch(text) and text.lower() not in _TRAPS
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """`text` in double quotes; what cannot be seen is escaped.
+
+    >>> print(quoted("white"))
+    "white"
+    """
+    signs = (sign if sign.isprintable() and sign not in '"\\' else _escaped(sign) for sign in text)
+    return f'"{"".join(signs)}"'
+
+
+def _escaped(sign: str) -> str:
+    return f"\\{sign}" if sign in '"\\' else f"\\U{ord(sign):08x}"
 
 
 def number(value: float) -> str:
@@ -109,7 +122,7 @@ def _data(draft: Draft) -> list[str]:
 
 def scalar_path(path: str) -> str:
     """A path as a YAML string."""
-    return path if re.fullmatch(r"[A-Za-z][\w./-]*", path, re.ASCII) else json.dumps(path, ensure_ascii=False)
+    return path if re.fullmatch(r"[A-Za-z][\w./-]*", path, re.ASCII) else quoted(path)
 
 
 def _context(inference: Inference) -> list[str]:
@@ -200,7 +213,7 @@ def _target(draft: Draft, inference: Inference) -> list[str]:
     if inference.classes:
         entries.append(f"values: [{_quoted(inference.classes)}]")
     if inference.positive is not None:
-        entries.append(f"positive: {json.dumps(inference.positive, ensure_ascii=False)}")
+        entries.append(f"positive: {quoted(inference.positive)}")
     return [
         *_wrapped(f"target: {{{', '.join(entries)}}}"),
         "",
@@ -212,23 +225,27 @@ def _target(draft: Draft, inference: Inference) -> list[str]:
 
 
 def _quoted(labels: Iterable[str]) -> str:
-    return ", ".join(json.dumps(label, ensure_ascii=False) for label in labels)
+    return ", ".join(quoted(label) for label in labels)
 
 
 def _decision(inference: Inference) -> list[str]:
     lines = ["decision:"]
     actions = _actions(inference)
     if actions:
-        listed = ", ".join(f"{json.dumps(label)}: {scalar(action)}" for label, action in actions.items())
+        listed = ", ".join(f"{quoted(label)}: {scalar(action)}" for label, action in actions.items())
         lines.append(f"  actions: {{{listed}}}")
     if inference.task == "binary":
         lines += _noted("  threshold: {maximise: balanced_accuracy}", "chosen on the calibrate part")
-    usual = inference.usual
-    if isinstance(usual, str):
-        answer = scalar(actions[usual]) if actions else json.dumps(usual, ensure_ascii=False)
-    else:
-        answer = number(usual)
-    return [*lines, *_noted(f"  fallback: {{otherwise: {answer}}}", "answered when the model cannot")]
+    return [
+        *lines,
+        *_noted(f"  fallback: {{otherwise: {_usual_answer(inference, actions)}}}", "answered when the model cannot"),
+    ]
+
+
+def _usual_answer(inference: Inference, actions: dict[str, str]) -> str:
+    if not isinstance(inference.usual, str):
+        return number(inference.usual)
+    return scalar(actions[inference.usual]) if actions else quoted(inference.usual)
 
 
 def _actions(inference: Inference) -> dict[str, str]:
