@@ -100,11 +100,10 @@ def _noted(text: str, comment: str) -> list[str]:
 def _head(draft: Draft, inference: Inference) -> list[str]:
     people = inference.placed("protected")
     risk = "high" if people else "minimal"
-    inputs = len(inference.placed("feature"))
     return [
         "shipworthy: 1",
         f"system: {scalar(draft.system)}",
-        f"purpose: {scalar(f'Predict {inference.target} from {inputs} columns')}",
+        f"purpose: {scalar(f'Predict {inference.target}')}",
         *_noted("owner: unassigned", "who answers for this system"),
         *_noted(f"risk: {risk}", "minimal | limited | high (EU AI Act)"),
     ]
