@@ -547,14 +547,12 @@ def copy_bundle(source: Path, live: Path, digest: str) -> None:
 
 @contextmanager
 def work_folder(parts: Parts, stage: str) -> Iterator[Path]:
-    """An empty folder for what a stage has not finished; gone afterwards."""
+    """An empty folder for what a stage has not finished; kept when it fails, for its log, until the next try."""
     folder = parts.project.work / stage
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _artefact(parts: Parts, digest: str, kind: str) -> dict[str, Any]:
