@@ -1,10 +1,10 @@
 """Our client against the real server."""
 
 import pytest
-from tests.serving.conftest import SYSTEM, Running, good_request
 
 from shipworthy.client.client import Client, InvalidRequestError, Prediction
 from shipworthy.kernel.errors import NotFoundError
+from tests.serving.conftest import SYSTEM, Running, good_request
 
 
 def test_the_client_predicts_with_reasons_and_names_bad_fields(server: Running) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.serving.conftest import good_request, loans_policy, loans_schema
 
 from shipworthy.bundle.format import FallbackRule, FeatureField, Schema
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
+from tests.serving.conftest import good_request, loans_policy, loans_schema
 
 DECODER = RequestDecoder(loans_schema(), loans_policy().fallback_rules)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy
-from tests.serving.faulty_server import HANGS, LATE, NAN, RAISES, SHAPE
 
 from shipworthy.records.read import read_records
+from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy
+from tests.serving.faulty_server import HANGS, LATE, NAN, RAISES, SHAPE
 
 FAULTY = Path(__file__).with_name("faulty_server.py")
 KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "0")) or 3

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.serving.conftest import SYSTEM, Place, Running, good_request
 
 PATH = f"/v1/systems/{SYSTEM}/predict"

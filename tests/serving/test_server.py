@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+
+from shipworthy.kernel.errors import UsageError
+from shipworthy.records.read import find_record, read_records
+from shipworthy.serving.server import check_settings
 from tests.serving.conftest import (
     SYSTEM,
     WEIGHTS,
@@ -22,10 +26,6 @@ from tests.serving.conftest import (
     loans_policy,
     start_server,
 )
-
-from shipworthy.kernel.errors import UsageError
-from shipworthy.records.read import find_record, read_records
-from shipworthy.serving.server import check_settings
 
 HEAVY = {
     "pandas",

@@ -39,6 +39,7 @@ MAX_RUN_ROWS = 256  # more gains nothing per row and makes batch-mates wait
 MAX_WAITING = 20_000  # jobs between the socket and the model; two full batches
 COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
 SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
+COMPLAIN_EVERY_S = 5.0  # a full disk is one line of log, not one for each request
 FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
 
 _log = logging.getLogger("shipworthy.serving")
@@ -132,6 +133,7 @@ class PredictionPath:
         self._running: list[_Batch] = []
         self._late_since: float | None = None
         self._unsynced = False
+        self._complained_at = -COMPLAIN_EVERY_S
         self.open_jobs = 0
 
     @property
@@ -245,7 +247,9 @@ class PredictionPath:
         try:
             self._writer.append(contents, sync=policy.durability == "sync")
         except StorageError as error:
-            _log.error("records refused: %s", error)
+            if clock - self._complained_at > COMPLAIN_EVERY_S:
+                self._complained_at = clock
+                _log.error("records refused: %s", error)
             return self._refused(servable, done)
         self._loop.call_soon_threadsafe(self._count_records, len(contents), policy.durability)
         return done

@@ -82,7 +82,7 @@ def _decide_class(policy: Policy, outputs: NDArray[np.floating], count: int) -> 
         valid = (np.abs(outputs.sum(axis=1) - 1) <= SUM_TOLERANCE) & (outputs.min(axis=1) >= -SUM_TOLERANCE)
     if not valid.all():
         outputs = np.where(valid[:, None], outputs, 1 / classes)
-    probability = np.clip(calibrate(policy, outputs), 0.0, 1.0)
+    probability = np.minimum(np.maximum(calibrate(policy, outputs), 0.0), 1.0)
     if policy.task == "binary":
         positive = _positive(policy)
         threshold = DEFAULT_THRESHOLD if policy.threshold is None else policy.threshold

@@ -21,7 +21,7 @@ import msgspec
 import uvloop
 
 from shipworthy import __version__
-from shipworthy.kernel.errors import ConflictError, ShipworthyError, StorageError, UsageError
+from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError, UsageError
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.tokens import hash_token
 from shipworthy.serving.counters import MEDIA as METRICS_MEDIA
@@ -255,8 +255,9 @@ def serve(
         StorageError: records cannot be written.
     """
     check_settings(settings)
+    signature = read_signature(Path(settings.live))  # before: what changes while loading is noticed
     state = load_live(Path(settings.live), Path(settings.keys), make_runtime, None)
-    uvloop.run(_serve(settings, state, ready, make_runtime))
+    uvloop.run(_serve(settings, state, signature, ready, make_runtime))
 
 
 def check_settings(settings: ServerSettings) -> None:
@@ -279,12 +280,12 @@ def check_settings(settings: ServerSettings) -> None:
 async def _serve(
     settings: ServerSettings,
     state: LiveState,
+    signature: Signature,
     ready: Callable[[str], None] | None,
     make_runtime: Callable[[bytes], Runtime],
 ) -> None:
     loop = asyncio.get_running_loop()
     live = Path(settings.live)
-    signature = read_signature(live)
     writer = _open_writer(settings, live.name)
     counters = Counters()
     names = PathSettings(live.name, settings.worker, time.time, time.monotonic, os.urandom)
@@ -367,6 +368,9 @@ def _load_beside(
         loop.call_soon_threadsafe(done.set_exception, error)
     except OSError as error:
         loop.call_soon_threadsafe(done.set_exception, StorageError(f"{live} cannot be read: {error.strerror}."))
+    except Exception as error:  # noqa: BLE001 (a worker loop: the last good state answers on)
+        _log.exception("loading failed")
+        loop.call_soon_threadsafe(done.set_exception, InternalError(f"{live} cannot be loaded: {error}"))
     else:
         loop.call_soon_threadsafe(done.set_result, state)
 

@@ -1,0 +1,303 @@
+"""Serving one row: our server, guards on and each record on disk, against the same server answering a constant.
+
+`python bench/serving.py [--seconds S]` prints requests/s, p50 and p99 at 1, 16 and 64 connections, memory, and the
+time from start to first answer; where FastAPI and uvicorn are installed, what an expert writes with them as well.
+Server and load share the machine: compare ratios within one run.
+"""
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import lightgbm
+import msgspec
+import numpy as np
+import uvloop
+from onnxmltools import convert_lightgbm
+from onnxmltools.convert.common.data_types import FloatTensorType
+
+from shipworthy.bundle.deployment import write_bundle, write_deployment, write_payload
+from shipworthy.bundle.format import (
+    STATEMENT_MEDIA,
+    Baselines,
+    ColumnBaseline,
+    DeployedRelease,
+    Deployment,
+    FeatureField,
+    Policy,
+    ReleasePredicate,
+    ReleaseStatement,
+    Schema,
+    Subject,
+)
+from shipworthy.kernel.digest import digest_bytes
+from shipworthy.security.keys import SigningKey
+from shipworthy.security.signing import sign_envelope
+from shipworthy.serving.server import ServerSettings
+
+FEATURES = 23
+CONNECTIONS = (1, 16, 64)
+CONSTANT = """
+import asyncio, sys, json, uvloop
+from shipworthy.serving.protocol import Connection
+class Constant:
+    def admit(self, exchange): return (lambda exchange, body: exchange.respond(200, BODY)), 1 << 20
+    def opened(self, connection): return True
+    def closed(self, connection): pass
+    def responded(self, status): pass
+    def hold(self, size_bytes): return True
+BODY = b'{"prediction":"1"}'
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(Constant(), loop.time), "127.0.0.1", 0)
+    print(json.dumps({"address": "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]}), flush=True)
+    await asyncio.Event().wait()
+uvloop.run(main())
+"""
+FASTAPI = """
+import json, socket, sys
+import numpy as np, onnxruntime, uvicorn
+from fastapi import FastAPI
+from pydantic import create_model
+names = ["f%02d" % i for i in range(23)]
+Inputs = create_model("Inputs", **{name: (float, ...) for name in names})
+Request = create_model("Request", inputs=(Inputs, ...))
+options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options)
+app = FastAPI()
+@app.post("/v1/systems/bench/predict")
+async def predict(request: Request):
+    row = np.array([[getattr(request.inputs, name) for name in names]], dtype=np.float32)
+    p = session.run(None, {"features": row})[0][0]
+    return {"prediction": str(int(p[1] > 0.5)), "probability": {"0": float(p[0]), "1": float(p[1])}}
+sock = socket.socket(); sock.bind(("127.0.0.1", 0))
+print(json.dumps({"address": "http://127.0.0.1:%d" % sock.getsockname()[1]}), flush=True)
+uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[sock])
+"""
+
+
+@dataclass
+class Result:
+    """What one number of connections gave."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float  # of the server, for each request
+
+
+def build_model() -> bytes:
+    chance = np.random.default_rng(7)
+    rows = chance.normal(size=(5000, FEATURES)).astype(np.float32)
+    truth = (rows[:, :5].sum(axis=1) + chance.normal(size=5000) > 0).astype(int)
+    booster = lightgbm.LGBMClassifier(n_estimators=100, num_leaves=31, n_jobs=1, verbose=-1).fit(rows, truth)
+    model = convert_lightgbm(
+        booster, initial_types=[("features", FloatTensorType([None, FEATURES]))], zipmap=False, target_opset=15
+    )
+    del model.graph.output[0]  # the labels
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["probabilities" if output == name else output for output in node.output]
+        node.input[:] = ["probabilities" if output == name else output for output in node.input]
+    model.graph.output[0].name = "probabilities"
+    return bytes(model.SerializeToString())
+
+
+def deploy(root: Path, model: bytes, durability: str) -> ServerSettings:
+    names = tuple(f"f{i:02d}" for i in range(FEATURES))
+    schema = Schema(
+        system="bench",
+        features=tuple(FeatureField(name=name, kind="float", low=-100, high=100) for name in names),
+        context=(),
+        derived=(),
+        columns=names,
+    )
+    policy = Policy(
+        task="binary",
+        classes=("0", "1"),
+        positive="1",
+        threshold=0.5,
+        fallback_otherwise="0",
+        timeout_s=1.0,
+        durability=durability,  # type: ignore[arg-type]
+    )
+    columns = tuple(ColumnBaseline(name=name, rows=1, missing=0, reference=0.0) for name in names)
+    files = {
+        "model.onnx": model,
+        "schema.json": msgspec.json.encode(schema),
+        "policy.json": msgspec.json.encode(policy),
+        "baselines.json": msgspec.json.encode(Baselines(columns=columns)),
+    }
+    key = SigningKey.from_seed("bench", bytes(32))
+    key.public.write_public(root / "keys" / "bench.pub")
+    payload = write_payload(root / "payload", "bench", "binary", files)
+    nothing = digest_bytes(b"")
+    statement = ReleaseStatement(
+        subject=(Subject(name="bench:1", digest={"sha256": payload.removeprefix("sha256:")}),),
+        predicate=ReleasePredicate(
+            system="bench",
+            version=1,
+            payload=payload,
+            contract=nothing,
+            code=nothing,
+            snapshot=nothing,
+            run="run",
+            verdicts=nothing,
+            card=nothing,
+            bill_of_materials=nothing,
+            author="bench",
+            created="2026-01-01T00:00:00Z",
+        ),
+    )
+    release = sign_envelope(msgspec.json.encode(statement), STATEMENT_MEDIA, key)
+    live = root / "live" / "local"
+    write_bundle(live, release, {path.name: path.read_bytes() for path in (root / "payload").iterdir()})
+    deployed = DeployedRelease(release="bench:1", digest=digest_bytes(release), payload=payload, share=1.0)
+    write_deployment(
+        live,
+        Deployment(system="bench", environment="local", generation=1, salt="s", releases=(deployed,)),
+        key,
+    )
+    return ServerSettings(
+        live=str(live), records=str(root / "records" / "local"), keys=str(root / "keys"), port=0, open=True
+    )
+
+
+class Caller(asyncio.Protocol):
+    """One connection that sends the next request when the answer has come."""
+
+    def __init__(self, request: bytes, latencies: list[float]) -> None:
+        self.request, self.latencies = request, latencies
+        self.buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self.transport = transport
+        self.send()
+
+    def send(self) -> None:
+        """Send the next request."""
+        self.sent = time.perf_counter()
+        self.transport.write(self.request)  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        """Note the answer's latency."""
+        self.buffer += data
+        head, found, body = self.buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        assert head.startswith(b"HTTP/1.1 200"), self.buffer
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) >= length:
+            self.buffer = b""
+            self.latencies.append(time.perf_counter() - self.sent)
+            self.send()
+
+
+async def load(port: int, request: bytes, connections: int, seconds: float) -> list[float]:
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    made = [
+        await loop.create_connection(lambda: Caller(request, latencies), "127.0.0.1", port) for _ in range(connections)
+    ]
+    await asyncio.sleep(0.3)
+    latencies.clear()
+    await asyncio.sleep(seconds)
+    taken = latencies.copy()
+    for transport, _ in made:
+        transport.abort()
+    return taken
+
+
+def cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[int, Result], float, float]:
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        port = int(json.loads(process.stdout.readline())["address"].rpartition(":")[2])
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        body = request.partition(b"\r\n\r\n")[2]
+        connection.request("POST", "/v1/systems/bench/predict", body, {"content-type": "application/json"})
+        assert connection.getresponse().status == 200
+        first = time.perf_counter() - started
+        connection.close()
+        results = {}
+        for connections in CONNECTIONS:
+            before = cpu_seconds(process.pid)
+            taken = sorted(uvloop.run(load(port, request, connections, seconds)))
+            cpu = (cpu_seconds(process.pid) - before) / (len(taken) * (seconds + 0.3) / seconds)
+            results[connections] = Result(
+                len(taken) / seconds, taken[len(taken) // 2] * 1e3, taken[int(len(taken) * 0.99)] * 1e3, cpu * 1e6
+            )
+        status = Path(f"/proc/{process.pid}/status")
+        resident = (
+            int(next(line for line in status.read_text().splitlines() if "VmRSS" in line).split()[1]) / 1024
+            if status.exists()
+            else float("nan")
+        )
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    return results, first, resident
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each number of connections")
+    seconds = parser.parse_args().seconds
+    body = json.dumps({"inputs": {f"f{i:02d}": round(i * 0.37 - 3, 2) for i in range(FEATURES)}}).encode()
+    head = "POST /v1/systems/bench/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    root = Path(tempfile.mkdtemp(prefix="bench-"))
+    model = build_model()
+    (root / "model.onnx").write_bytes(model)
+    python = sys.executable
+    servers = {"a constant": [python, "-c", CONSTANT]}
+    for durability in ("sync", "async", "off"):
+        settings = deploy(root / durability, model, durability)
+        command = [python, "-m", "shipworthy.serving.server", "--settings", msgspec.json.encode(settings).decode()]
+        servers[f"shipworthy, records {durability}"] = command
+    if find_spec("fastapi") and find_spec("uvicorn"):
+        servers["FastAPI + ONNX Runtime"] = [python, "-c", FASTAPI, str(root / "model.onnx")]
+    print(f"{'':26}{'req/s at 1 / 16 / 64':>24}{'p50 ms':>22}{'p99 ms':>22}{'CPU us/req':>20}{'first s':>9}{'MB':>6}")
+    rates = {}
+    for name, command in servers.items():
+        results, first, resident = measure(command, request, seconds)
+        rates[name] = results
+        row = [
+            " / ".join(f"{results[c].rate:,.0f}" for c in CONNECTIONS),
+            " / ".join(f"{results[c].p50_ms:.2f}" for c in CONNECTIONS),
+            " / ".join(f"{results[c].p99_ms:.2f}" for c in CONNECTIONS),
+            " / ".join(f"{results[c].cpu_us:.0f}" for c in CONNECTIONS),
+        ]
+        print(f"{name:26}{row[0]:>24}{row[1]:>22}{row[2]:>22}{row[3]:>20}{first:>9.2f}{resident:>6.0f}")
+    ours = rates["shipworthy, records sync"]
+    for name, results in rates.items():
+        if name != "shipworthy, records sync":
+            ratios = " / ".join(f"{ours[c].rate / results[c].rate:.2f}" for c in CONNECTIONS)
+            print(f"records sync : {name:28} {ratios}")
+    shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
