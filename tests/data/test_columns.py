@@ -67,7 +67,7 @@ instants = st.datetimes(datetime(1950, 1, 1), datetime(2090, 1, 1)).map(lambda m
 rows = st.fixed_dictionaries(
     {
         "x": st.none() | st.floats(),
-        "y": st.none() | st.sampled_from([0.0, -0.0, 1.0, -1.5, 1e308, 0.1]),
+        "y": st.none() | st.sampled_from([0.0, -0.0, 1.0, -1.5, 0.5, 2.5, 1e308, 0.1]),
         "n": st.none() | st.integers(-(2**62), 2**62) | st.integers(-3, 3),
         "b": st.none() | st.booleans(),
         "c": st.none() | st.sampled_from(["red", "blue", "green"]),
@@ -80,6 +80,8 @@ rows = st.fixed_dictionaries(
 @settings(max_examples=250, deadline=None)
 @given(st.one_of(numbers, bools), st.lists(rows, min_size=1, max_size=5))
 @example("2 * 3 + 1", [dict.fromkeys(KINDS)])
+@example("round(y)", [{**dict.fromkeys(KINDS), "y": half} for half in (0.5, 1.5, 2.5, -2.5)])
+@example("x % y", [{**dict.fromkeys(KINDS), "x": x, "y": y} for x in (7.0, -7.0, 0.1) for y in (3.0, -3.0, 0.0)])
 def test_a_table_and_a_row_give_the_same_value(text: Any, table: Any) -> None:
     try:
         expression = parse_expression(text, KINDS)

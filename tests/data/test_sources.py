@@ -46,7 +46,8 @@ def test_the_delimiter_is_found(written: Any, delimiter: Any) -> None:
 
 
 def test_a_byte_order_mark_carriage_returns_and_blank_lines_are_no_data(written: Any) -> None:
-    assert rows(written(b"\xef\xbb\xbfa,b\r\n1,2\r\n\r\n3,\r\n")) == [("1", "2"), ("3", None)]
+    read = read_file("x", written(b"\xef\xbb\xbfa,b\r\n1,2\r\n\r\n3,\r\n"))
+    assert (read.frame.rows(), read.rows, read.malformed.height) == ([("1", "2"), ("3", None)], 2, 0)
     assert read_file("x", written(b"\xef\xbb\xbfa,b\r\n1,2\r\n")).frame.columns == ["a", "b"]
     assert rows(written(b"a\r1\r2\r")) == [("1",), ("2",)]
 

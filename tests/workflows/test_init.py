@@ -268,9 +268,8 @@ def test_more_quarantine_than_usual_raises_its_limit_and_says_so(tmp_path: Path)
     assert any("80 of 400 rows are quarantined" in note for note in report.review)
 
 
-def test_the_report_is_told_in_lines_and_json(tmp_path: Path) -> None:
+def test_the_report_is_told_in_json(tmp_path: Path) -> None:
     report = init(tmp_path / "p", [table(tmp_path / "loans.csv")], "repaid")
-    assert report.lines()[0] == "p: predicts repaid (binary) from 3 columns; 2 left out"
     told: dict[str, Any] = report.to_json()
     assert told["target"] == {"column": "repaid", "type": "binary", "values": ("0", "1"), "positive": "1"}
 

@@ -40,19 +40,6 @@ class InitReport:
     kept: tuple[str, ...]  # existed already, and were not touched
     review: tuple[str, ...]
 
-    def lines(self) -> tuple[str, ...]:
-        """What a person reads after `init`."""
-        found = self.inference
-        counts = {place: len(found.placed(place)) for place in ("feature", "left out")}
-        shown = [
-            f"{self.system}: predicts {found.target} ({found.task}) from {counts['feature']} columns; "
-            f"{counts['left out']} left out",
-            f"{self.rows:,} rows read, {self.quarantined:,} of them would be quarantined",
-            *(f"  {guess.name}: {guess.place}" for guess in found.placed("key", "time", "protected")),
-            f"wrote {', '.join(self.written)}" + (f"; kept {', '.join(self.kept)}" if self.kept else ""),
-        ]
-        return (*shown, "to review:", *(f"  {note}" for note in self.review))
-
     def to_json(self) -> dict[str, Any]:
         """The document that `init --json` prints."""
         found = self.inference
