@@ -23,7 +23,7 @@ from shipworthy.kernel.errors import ConversionError, ShipworthyError, TrainingE
 from shipworthy.training.context import TrainingContext
 from shipworthy.training.edges import edge_rows
 from shipworthy.training.job import FAILURE, MODEL, RESULT, TrainingJob, read_job, write_array
-from shipworthy.training.models import describe, predict, split_points, to_onnx
+from shipworthy.training.models import describe, is_known, predict, split_points, to_onnx
 from shipworthy.training.parity import TOLERANCE, differences, open_session, run_model
 
 SIGNATURE = "train(frame, params, context) -> fitted model"
@@ -46,7 +46,7 @@ def main(work: Path) -> int:
 def _fit(job: TrainingJob) -> Any:
     """Call the user's function; whatever it raises becomes one error that shows its own lines."""
     random.seed(job.seed)
-    np.random.seed(job.seed)
+    np.random.seed(job.seed)  # noqa: TID251 - what the user's code draws from unasked must repeat too
     file, _, name = job.entry.partition(":")
     sys.path[:0] = [str(job.root), str((job.root / file).parent)]
     context = TrainingContext(list(job.names), job.categories, job.target, job.task, job.classes, job.seed)
@@ -127,6 +127,11 @@ def _require_model(job: TrainingJob, model: Any) -> None:
         raise TrainingError(f"{what}; end the function with `return model`.")
     if isinstance(model, type):
         raise TrainingError(f"{what}; return a fitted instance of it.")
+    if not is_known(model):
+        raise TrainingError(
+            f"{what}, which cannot be served; return a fitted LightGBM model, a scikit-learn estimator or Pipeline, "
+            "or an ONNX model."
+        )
     labels = getattr(model, "classes_", None)
     if labels is not None and job.classes and [str(label) for label in _plain(labels)] != _expected(job, labels):
         shown = ", ".join(repr(label) for label in _plain(labels))
