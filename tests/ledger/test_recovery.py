@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,13 +69,15 @@ def test_wherever_the_disk_fails_nothing_acknowledged_is_lost(
     tmp_path: Path, signer: SigningKey, keys: dict[str, PublicKey]
 ) -> None:
     """The k-th operation of the disk fails, for every k of an append that finishes a tile."""
+    template = tmp_path / "template"
+    with open_ledger(f"sqlite:///{template}/ledger.db", template / "log", signer, lambda: 1e9) as ledger:
+        fill(ledger, 255)
     fail_at = 0
     while True:
         fail_at += 1
         place = tmp_path / str(fail_at)
         url, log = f"sqlite:///{place}/ledger.db", place / "log"
-        with open_ledger(url, log, signer, lambda: 1e9) as ledger:
-            fill(ledger, 255)
+        shutil.copytree(template, place)
         disk = FailingDisk(fail_at)
         with open_ledger(url, log, signer, lambda: 1e9, disk=disk) as ledger:
             try:
@@ -99,12 +102,18 @@ def test_wherever_the_disk_fails_nothing_acknowledged_is_lost(
     assert fail_at > 12
 
 
-def test_a_commit_that_was_not_published_is_carried_on(log: Path, opened: Open) -> None:
+def test_a_commit_that_was_not_published_is_carried_on(
+    url: str, log: Path, opened: Open, keys: dict[str, PublicKey]
+) -> None:
     fill(opened(), 3)
     before = {path: path.read_bytes() for path in log.rglob("*") if path.is_file()}
     opened().append_all([noted(3), noted(4)])
     for path, content in before.items():
         path.write_bytes(content)  # as if the last append had stopped after its commit
+    with open_ledger(url, log, None, lambda: 1e9, keys=keys) as reader:  # has no key to carry on with
+        assert len(list(reader.events())) == 5
+        with pytest.raises(AccessError, match="signed log"):
+            reader.append(noted(5))
     again = opened()
     assert again.checkpoint is not None
     assert again.checkpoint.size == 5
@@ -257,8 +266,32 @@ def test_a_log_that_does_not_verify_rebuilds_nothing(
     assert (tmp_path / "ledger.db").read_bytes() == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_that_may_only_be_read_is_read_or_refused_with_its_reason(
+    signer: SigningKey, keys: dict[str, PublicKey]
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)  # others may look in
+        place = Path(directory, "project")
+        url, log = f"sqlite:///{place}/ledger.db", place / "log"
+        with open_ledger(url, log, signer, lambda: 1e9) as ledger:
+            fill(ledger, 3)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(StorageError, match="cannot"):
+                open_ledger(f"sqlite:///{directory}/new/ledger.db", Path(directory, "new", "log"), signer, lambda: 1e9)
+            with pytest.raises(StorageError), open_ledger(url, log, signer, lambda: 1e9) as ledger:
+                ledger.append(noted(3))
+            assert verify_audit(log, keys).passed
+        finally:
+            os.seteuid(0)
+        with open_ledger(url, log, signer, lambda: 1e9) as ledger:
+            assert len(list(ledger.events())) == 3
+
+
 KILLED = """
 import sys
+import tempfile
 from pathlib import Path
 from shipworthy.ledger.events import Event
 from shipworthy.ledger.store import open_ledger

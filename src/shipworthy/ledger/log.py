@@ -119,6 +119,11 @@ class Log:
         return self._frontier.size
 
     @property
+    def is_writable(self) -> bool:
+        """Whether this process may append: a signed log wants its key."""
+        return self._signer is not None or self.note is None or not self.note.signature
+
+    @property
     def tail(self) -> Sequence[bytes]:
         """The entries of the unfinished tile, the last of the log."""
         return self._last
@@ -135,6 +140,15 @@ class Log:
         if raw != self._raw:
             self._load(raw)
 
+    def check_writable(self) -> None:
+        """Return only if this process may append.
+
+        Raises:
+            AccessError: the log is signed and this process has no key.
+        """
+        if not self.is_writable:
+            raise AccessError(f"{self.root} is a signed log; open the ledger with its signing key to append.")
+
     def stage(self, entries: Sequence[bytes]) -> None:
         """Put `entries` safely on disk, not yet counting.
 
@@ -143,8 +157,7 @@ class Log:
             StorageError: the disk refuses (nothing happened), or cannot promise (the log is fenced).
         """
         self._check_open()
-        if self._signer is None and self.note is not None and self.note.signature:
-            raise AccessError(f"{self.root} is a signed log; open the ledger with its signing key to append.")
+        self.check_writable()
         note, writes = self._plan(entries)
         try:
             self._write(note, writes)

@@ -109,6 +109,7 @@ class Ledger:
             return []
         with self._lock.held():
             self._log.refresh()
+            self._log.check_writable()
             with self._database.write() as connection:
                 self._compare(connection)
                 try:
@@ -352,13 +353,15 @@ class Ledger:
                 f"{self._log.root} ends at entry {self._log.size}, the database at {size}: entry {first} is the first"
                 " that the log lost. Put the log back from a copy; it is the truth that the database is made from."
             )
-        self._log.stage([text.encode() for text, _ in rows])
-        self._log.publish()
+        if self._log.is_writable:  # whoever only reads leaves it to the next writer
+            self._log.stage([text.encode() for text, _ in rows])
+            self._log.publish()
 
     def _compare_tail(self, connection: Connection) -> None:
         columns = tables.events.c
         first = self._log.size - len(self._log.tail) + 1
-        rows = connection.scalars(select(columns.entry).where(columns.seq >= first).order_by(columns.seq)).all()
+        query = select(columns.entry).where(columns.seq.between(first, self._log.size)).order_by(columns.seq)
+        rows = connection.scalars(query).all()
         if [text.encode() for text in rows] != list(self._log.tail):
             raise self._contradiction(connection)
 
