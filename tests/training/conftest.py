@@ -1,10 +1,12 @@
 """Small tables with missing values and categories, shared by the room's tests."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from shipworthy.training.edges import EdgeColumn
 
@@ -22,6 +24,13 @@ class Table:
     multiclass: NDArray[np.int64]
     number: NDArray[np.float64]
     columns: tuple[EdgeColumn, ...]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Many small fits at once on a busy machine: waiting threads cost more than they bring."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="session")

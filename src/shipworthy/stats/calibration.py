@@ -179,7 +179,8 @@ def choose_threshold(
 ) -> ChosenThreshold:
     """The threshold that does best on these rows when rows at or above it are called positive.
 
-    Thresholds lie half way between neighbouring probabilities; of equally good ones the nearest to 0.5 is taken.
+    Thresholds lie half way between neighbouring probabilities; of equally good ones the nearest to 0.5
+    is taken, the lower of two.
 
     Args:
         probability: shape (n,), n above 0, of the positive class.

@@ -48,7 +48,7 @@ def to_onnx(model: Any, columns: Sequence[str], task: Task, classes: Sequence[st
     given = _given_onnx(model)
     if given is not None:
         return _adopt(given, layout)
-    if not _is_known(model):
+    if not is_known(model):
         raise ConversionError(
             f"train returned {describe(model)}, which cannot be served; return a fitted LightGBM model, a "
             "scikit-learn estimator or Pipeline, or an ONNX model."
@@ -153,19 +153,25 @@ def read_trees(model: Any) -> Trees | None:
 
 
 def _booster(model: Any) -> Any:
-    """The Booster inside a LightGBM model; LightGBM is only looked for where the user's code loaded it."""
-    lightgbm = sys.modules.get("lightgbm")
-    if lightgbm is None:
+    """The Booster inside a LightGBM model; None for other models."""
+    if not _is_lightgbm(model):
         return None
-    if isinstance(model, lightgbm.Booster):
-        return model
-    return model.booster_ if isinstance(model, lightgbm.LGBMModel) else None
+    return model.booster_ if hasattr(type(model), "booster_") else model
 
 
-def _is_known(model: Any) -> bool:
+def _is_lightgbm(model: Any) -> bool:
+    """LightGBM is only looked for where the user's code loaded it."""
+    lightgbm = sys.modules.get("lightgbm")
+    return lightgbm is not None and isinstance(model, lightgbm.Booster | lightgbm.LGBMModel)
+
+
+def is_known(model: Any) -> bool:
+    """Whether the model is of a kind that `to_onnx` and `predict` take."""
     if isinstance(model, type):
         return False
-    return _booster(model) is not None or any(base.__module__.startswith("sklearn.") for base in type(model).__mro__)
+    if isinstance(model, ModelProto | str | Path):
+        return True
+    return _is_lightgbm(model) or any(base.__module__.startswith("sklearn.") for base in type(model).__mro__)
 
 
 def _steps(model: Any) -> list[Any]:
