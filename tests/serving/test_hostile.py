@@ -211,3 +211,20 @@ def test_a_thousand_random_byte_strings_break_nothing(server: Running) -> None:
         assert not any(leak.encode() in answer for leak in LEAKS)
     assert server.process.poll() is None
     assert "Traceback" not in server.stderr.read_text()
+
+
+def test_more_than_can_wait_is_refused_at_once_and_room_comes_back(server: Running) -> None:
+    batch = post(json.dumps([good_request()] * 10_000).encode())
+    bad = post(json.dumps([{}] * 10_000).encode())
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection((server.host, server.port), timeout=20)) for _ in range(4)
+        ]
+        for client in clients:
+            client.sendall(batch[:-1])  # all but the last byte: whole at nearly the same moment
+        for client in clients:
+            client.sendall(batch[-1:])
+        answers = [client.recv(100) for client in clients]
+    assert sorted({status(answer) for answer in answers}) == [200, 503]
+    for request in (bad, batch):
+        assert status(send(server, request + request, 10)) == 200

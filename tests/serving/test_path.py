@@ -79,6 +79,7 @@ def run_jobs(
         names = PathSettings("local", "w0", time.time, time.monotonic, os.urandom)
         path = PredictionPath(loop, writer, counters, names)
         before()
+        assert path.admit(count)
         futures: list[asyncio.Future[Outcome]] = []
         for _ in range(count):
             future: asyncio.Future[Outcome] = loop.create_future()
@@ -106,7 +107,7 @@ def test_what_came_in_one_tick_is_one_run_of_at_most_256(place: Place) -> None:
 
 def test_a_disk_too_slow_for_the_deadline_is_a_503_and_not_a_wait(place: Place) -> None:
     servable = make_loans(place, loans_policy(timeout_s=0.1))
-    disk = SlowDisk(1.5)
+    disk = SlowDisk(0.7)
     started = time.monotonic()
     outcomes, _ = run_jobs(place, servable, 3, disk, lambda: setattr(disk, "is_slow", True))
     assert [outcome.status for outcome in outcomes if isinstance(outcome, Problem)] == [503] * 3

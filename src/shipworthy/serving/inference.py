@@ -117,7 +117,7 @@ class InferenceEndpoint:
         except InvalidRequestError as error:
             refuse_inference(exchange, problem_of(error))
             return
-        if not self._path.has_room(len(items)):
+        if not self._path.admit(len(items)):
             refuse_inference(exchange, make_problem(503, "Too many predictions are waiting; try again later."))
             return
         choose = partial(self._choose, version=version)  # type: ignore[call-arg]
@@ -159,8 +159,10 @@ class _InferenceRequest:
                 servable, sample = self._choose(self._items[place])
             except InvalidRequestError as error:
                 if not self._partial:
+                    self._path.give_back(self._left)
                     refuse_inference(self._exchange, _at_row(problem_of(error), place, len(self._items)))
                     return
+                self._path.give_back(1)
                 self._outcomes[place] = problem_of(error)
                 self._left -= 1
                 continue

@@ -141,16 +141,22 @@ class PredictionPath:
         """How long the run under way is late; 0 if it is not."""
         return 0.0 if self._late_since is None else self._loop.time() - self._late_since
 
-    def has_room(self, rows: int) -> bool:
-        """Whether `rows` more jobs may wait."""
-        return self.open_jobs + rows <= MAX_WAITING
+    def admit(self, rows: int) -> bool:
+        """Reserve places for `rows` jobs; each is then submitted or given back. False if there are not as many."""
+        if self.open_jobs + rows > MAX_WAITING:
+            return False
+        self.open_jobs += rows
+        return True
+
+    def give_back(self, rows: int) -> None:
+        """Free places that no job takes."""
+        self.open_jobs -= rows
 
     def submit(self, job: Job) -> None:
-        """Take a job into this tick's run."""
+        """Take an admitted job into this tick's run."""
         if not self._tick:
             self._loop.call_soon(self._flush)
         self._tick.append(job)
-        self.open_jobs += 1
 
     def stop(self, timeout_s: float) -> None:
         """End the threads; jobs that are still open are lost, so drain first."""

@@ -49,12 +49,13 @@ class PlainEndpoint:
         if len(body) > MAX_SINGLE_BYTES:
             exchange.refuse(make_problem(413, f"A single request has at most {MAX_SINGLE_BYTES} bytes."))
             return
-        if not self._path.has_room(1):
+        if not self._path.admit(1):
             exchange.refuse(make_problem(503, "Too many predictions are waiting; try again later."))
             return
         try:
             servable, sample = self._choose(body)
         except InvalidRequestError as error:
+            self._path.give_back(1)
             exchange.refuse(problem_of(error))
             return
         self._path.submit(Job(servable, sample, exchange.arrived, partial(_deliver, exchange)))
@@ -67,7 +68,7 @@ class PlainEndpoint:
             return
         if len(items) > MAX_ROWS:
             exchange.refuse(make_problem(413, f"A list has at most {MAX_ROWS} requests; this one has {len(items)}."))
-        elif not self._path.has_room(len(items)):
+        elif not self._path.admit(len(items)):
             exchange.refuse(make_problem(503, "Too many predictions are waiting; try again later."))
         elif not items:
             exchange.respond(200, b"[]")
@@ -99,6 +100,7 @@ class _ListRequest:
             try:
                 servable, sample = self._choose(bytes(self._items[place]))
             except InvalidRequestError as error:
+                self._path.give_back(1)
                 self._take(place, problem_of(error))
                 continue
             self._path.submit(Job(servable, sample, self._exchange.arrived, partial(self._take, place)))
