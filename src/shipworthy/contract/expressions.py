@@ -311,13 +311,15 @@ _DATE_PARTS = ("year", "month", "day", "hour", "minute", "weekday")
 _ALWAYS_WHOLE = ("floor", "ceil", "round", *_DATE_PARTS)
 _WHOLE_IF_ALL = ("abs", "min", "max", "clip")
 _NAMES_OF_KINDS = {"number": "a number", "bool": "a bool", "text": "a text", "datetime": "a datetime"}
+_MANY = 300  # names that a guess compares, 30 us each
 _NULLS = ("none", "null", "nan", "na", "nil")
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """` (did you mean …?)`, or nothing."""
-    near = difflib.get_close_matches(name, sorted(known), 1)
+    """`; did you mean …?`, or nothing. Among many names only those of about the same length are compared."""
     lowered = [word for word in known if word.lower() == name.lower()]
+    alike = sorted(known) if len(known) <= _MANY else sorted(known, key=lambda word: abs(len(word) - len(name)))[:_MANY]
+    near = difflib.get_close_matches(name[:_MANY], alike, 1)
     return f"; did you mean {(lowered or near)[0]}?" if lowered or near else ""
 
 

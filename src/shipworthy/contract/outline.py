@@ -1,7 +1,8 @@
 """The contract's types as data: which keys a section has, what each takes, and how its default is written."""
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, get_args, get_origin
 
@@ -40,7 +41,8 @@ def section_of(annotation: Any) -> type[Section] | None:
     return None
 
 
-def keys_of(section: type[Section]) -> dict[str, Any]:
+@cache
+def keys_of(section: type[Section]) -> Mapping[str, Any]:
     """The keys of a section as the contract writes them, with their annotations."""
     return {info.alias or name: whole(info) for name, info in section.model_fields.items()}
 

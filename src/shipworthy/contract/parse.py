@@ -16,6 +16,7 @@ from shipworthy.contract.types import RESERVED, VERSION, Contract, Section
 from shipworthy.kernel.errors import ContractError, InternalError, Problem
 
 _MAX_SEEN = 60  # characters of a value that a message repeats
+_MAX_GUESSED = 100  # keys of one section; with more, a missing key is told beside a misspelt one
 
 
 def parse_contract(text: str, file: str = "shipworthy.yaml", *, columns: Collection[str] | None = None) -> Contract:
@@ -114,7 +115,8 @@ def _drop_reserved(reading: _Reading) -> None:
             del reading.root.entries[name]
 
 
-_USER_INFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s@]*):([^/?#\s]*)@")
+# bounded repetitions keep the search linear in the text
+_USER_INFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://([^/?#\s@:]{0,200}):([^/?#\s]{0,400})@")
 _PARAMETER = re.compile(r"(?i)[?&;](password|passwd|pwd|token|secret|api_?key|sig|signature)=([^&;#\s]*)")
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _TELLTALES = re.compile(
@@ -307,7 +309,7 @@ def _given(path: Path, reading: _Reading) -> Collection[str]:
 
 def _is_misspelt(name: str | int, given: Collection[str], section: type[Section] | None) -> bool:
     """Whether an unknown key stands there that is reported with "did you mean `name`?"."""
-    if section is None or FREE.get(section):
+    if section is None or FREE.get(section) or len(given) > _MAX_GUESSED:
         return False
     keys = keys_of(section)
     free = [key for key in keys if key not in given]

@@ -37,6 +37,7 @@ from shipworthy.kernel.errors import ExpressionError
 
 BOUNDED = frozenset({"roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "r2"})  # at most 1
 _ROLE_TYPES = {"time": ("datetime",), "key": ("text", "int", "category"), "subject": ("text", "int", "category")}
+_MAX_GUESSES = 50  # so that data of another kind altogether is told quickly
 _ENTRY = re.compile(r"[\w./-]+\.py:[A-Za-z_]\w*", re.ASCII)
 _SQL = re.compile(r"\s*(select|with)\b", re.IGNORECASE)
 
@@ -92,7 +93,8 @@ class Draft:
 
     def actions(self) -> tuple[str, ...] | None:
         """Every action that a decision can name; None where it cannot be said."""
-        if self.decision is None or self.target is None or not (self.is_sound("decision") and self.is_sound("target")):
+        known = self.is_sound("decision", "actions") and self.is_sound("decision", "bands")
+        if self.decision is None or self.target is None or not (known and self.is_sound("target", "values")):
             return None
         if self.decision.actions is not None:
             return tuple(dict.fromkeys(self.decision.actions.values()))
@@ -109,9 +111,10 @@ def check_sense(draft: Draft, report: Report) -> None:
 
 def check_presence(draft: Draft, columns: Collection[str], report: Report) -> None:
     """Report features, context columns and the target that the data does not have."""
-    for section, name, _ in draft.inputs():
-        if name not in columns:
-            report((section, name), f"the data has no column {name!r}{did_you_mean(name, columns)}", at_key=True)
+    absent = [(section, name) for section, name, _ in draft.inputs() if name not in columns]
+    for number, (section, name) in enumerate(absent):
+        guess = did_you_mean(name, columns) if number < _MAX_GUESSES else ""
+        report((section, name), f"the data has no column {name!r}{guess}", at_key=True)
     if draft.target is not None and draft.target.column not in columns:
         name = draft.target.column
         report(("target", "column"), f"the data has no column {name!r}{did_you_mean(name, columns)}")
@@ -354,7 +357,7 @@ def _check_inside(name: str, path: Path, report: Report) -> None:
 
 def _check_target(draft: Draft, report: Report) -> None:
     target = draft.target
-    if target is None or not draft.is_sound("target"):
+    if target is None:
         return
     if target.type == "regression":
         for key in ("values", "positive"):
@@ -365,35 +368,36 @@ def _check_target(draft: Draft, report: Report) -> None:
     for key in ("unit", "range"):
         if getattr(target, key) is not None:
             report(("target", key), f"{key} is for a regression; classes have none")
-    if target.values is None:
+    if target.values is None and draft.is_sound("target", "values"):
         report(
             ("target",), f'a {target.type} target lists its classes as quoted texts: values: ["0", "1"]', at_key=True
         )
-        return
     _check_unique(target.values, ("target", "values"), report)
     if target.type == "binary":
-        _check_binary(target, target.values, report)
+        _check_binary(target, target.values or (), draft, report)
     elif target.positive is not None:
         report(("target", "positive"), "positive is for binary; a multiclass target has no positive class")
 
 
-def _check_binary(target: Target, values: tuple[str, ...], report: Report) -> None:
+def _check_binary(target: Target, values: tuple[str, ...], draft: Draft, report: Report) -> None:
     listed = " or ".join(f'"{value}"' for value in values)
-    if len(values) != 2:
+    if values and len(values) != 2:
         report(("target", "values"), f"a binary target has 2 classes, not {len(values)}; use type: multiclass for more")
-    if target.positive is None:
+    if target.positive is None and draft.is_sound("target", "positive"):
         report(
             ("target",), f"a binary target names the class that its probability is of: positive: {listed}", at_key=True
         )
-    elif target.positive not in values:
+    elif target.positive is not None and values and target.positive not in values:
         report(("target", "positive"), f"{target.positive!r} is not among the values; expected {listed}")
 
 
 def _check_training(draft: Draft, report: Report) -> None:
     training = draft.training
-    if training is None or not draft.is_sound("training"):
+    if training is None:
         return
     _check_inside(training.entry, ("training", "entry"), report)
+    if training.search is not None:
+        _check_search(training.search, training, draft, report)
     split = training.split
     by = ("training", "split", "by")
     role = {"time": "time", "subject": "subject"}.get(split.by)
@@ -404,8 +408,6 @@ def _check_training(draft: Draft, report: Report) -> None:
             report(("training", "split", key), "0% leaves no rows; thresholds and gates need both parts")
     if split.calibrate + split.test >= 1:
         report(("training", "split"), "calibrate and test together take 100% or more and leave no rows to train on")
-    if training.search is not None:
-        _check_search(training.search, training, draft, report)
 
 
 def _check_search(search: Search, training: Training, draft: Draft, report: Report) -> None:
@@ -456,14 +458,18 @@ def _check_metric(metric: Metric, path: Path, draft: Draft, report: Report, *, a
 
 def _check_decision(draft: Draft, report: Report) -> None:
     decision, target = draft.decision, draft.target
-    if decision is None or target is None or not (draft.is_sound("decision") and draft.is_sound("target")):
+    if decision is None:
+        return
+    for number, rule in enumerate(decision.fallback.rules):
+        _check_condition(rule.if_, draft, report, ("decision", "fallback", "rules", number, "if"))
+    _check_answers(decision, draft, report)
+    if target is None:
         return
     if target.type == "regression":
         _check_bands(decision, report)
     else:
         _check_class_actions(decision, target, report)
     _check_threshold(decision, draft, target, report)
-    _check_answers(decision, draft, report)
 
 
 def _check_bands(decision: Decision, report: Report) -> None:
@@ -530,7 +536,6 @@ def _check_answers(decision: Decision, draft: Draft, report: Report) -> None:
     if decision.review is not None and decision.review.answer is not None:
         answers.append((("decision", "review", "answer"), decision.review.answer))
     for number, rule in enumerate(decision.fallback.rules):
-        _check_condition(rule.if_, draft, report, ("decision", "fallback", "rules", number, "if"))
         answers.append((("decision", "fallback", "rules", number, "then"), rule.then))
     answers.append((("decision", "fallback", "otherwise"), decision.fallback.otherwise))
     for path, answer in answers:
@@ -543,7 +548,7 @@ def _check_answers(decision: Decision, draft: Draft, report: Report) -> None:
 
 def _check_value(draft: Draft, report: Report) -> None:
     value, target, actions = draft.value, draft.target, draft.actions()
-    if value is None or target is None or not draft.is_sound("target"):
+    if value is None or target is None:
         return
     if target.type == "regression":
         report(
