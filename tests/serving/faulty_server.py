@@ -23,7 +23,7 @@ class FaultyRuntime:
         if RAISES in asked:
             raise RuntimeError("the model does not like a row")
         if LATE in asked:
-            time.sleep(0.6)
+            time.sleep(1.5)
         if HANGS in asked:
             time.sleep(30)
         outputs = self._inner.run(matrix)
