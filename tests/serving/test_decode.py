@@ -4,11 +4,12 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipworthy.bundle.format import FallbackRule, FeatureField, Schema
+from shipworthy.bundle.format import DerivedField, FallbackRule, FeatureField, Schema
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
 from tests.serving.conftest import good_request, loans_policy, loans_schema
@@ -215,3 +216,27 @@ def test_a_schema_whose_columns_are_unknown_is_refused() -> None:
 def test_a_rule_that_does_not_parse_is_refused() -> None:
     with pytest.raises(IntegrityError, match="cannot be used"):
         RequestDecoder(loans_schema(), (FallbackRule(condition="nonsense >", action="x"),))
+
+
+def test_a_derived_column_outside_its_range_is_refused_where_declared() -> None:
+    schema = loans_schema()
+    derived = (msgspec.structs.replace(schema.derived[0], outside="reject"),)
+    decoder = RequestDecoder(msgspec.structs.replace(schema, derived=derived))
+    with pytest.raises(InvalidRequestError) as caught:
+        decoder.decode(json.dumps(good_request(income=1, debt=900)).encode())
+    assert [problem.field for problem in caught.value.errors] == ["derived.ratio"]
+
+
+def test_dates_feed_derived_columns_and_a_bad_one_is_named_with_the_rest() -> None:
+    schema = Schema(
+        system="s",
+        features=(FeatureField(name="at", kind="datetime"), FeatureField(name="x", kind="float", low=0)),
+        context=(),
+        derived=(DerivedField(name="hour", kind="int", expression="hour(at)"),),
+        columns=("x", "hour"),
+    )
+    decoder = RequestDecoder(schema)
+    assert list(decoder.decode(b'{"inputs": {"at": "2026-01-31T17:30:00", "x": 1}}').floats) == [1.0, 17.0]
+    with pytest.raises(InvalidRequestError) as caught:
+        decoder.decode(b'{"inputs": {"at": "soon", "x": -1}}')
+    assert {problem.field for problem in caught.value.errors} == {"inputs.at", "inputs.x"}
