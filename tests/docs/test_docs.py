@@ -44,7 +44,7 @@ def test_every_command_and_each_of_its_options_is_documented(name: str, command:
     section = re.search(rf"^## `{re.escape(name)}`?.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
     assert section is not None, f"docs/commands.md has no section `{name}`"
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.name not in ("as_json", "project"):
+        if isinstance(parameter, click.Option) and parameter.opts[0] not in ("--json", "--project"):
             assert parameter.opts[0] in section[0], f"{parameter.opts[0]} of `{name}` is not in docs/commands.md"
 
 

@@ -36,9 +36,9 @@ from shipworthy.release.bill import bill_of_materials, describe_packages
 from shipworthy.release.payload import build_payload
 from shipworthy.release.policy import Tuning, tune
 from shipworthy.release.publish import Documents, place, publish
-from shipworthy.training.edges import EdgeColumn
 from shipworthy.training.job import TrainingJob
 from shipworthy.training.parity import TOLERANCE as PARITY_TOLERANCE
+from shipworthy.training.reach import edge_columns
 from shipworthy.training.run import Candidate
 from shipworthy.training.run import train as run_training
 from shipworthy.workflows.project import Parts
@@ -150,7 +150,7 @@ def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, st
     job = TrainingJob(
         root=parts.project.root,
         entry=contract.training.entry,
-        columns=tuple(edge_column(contract, name) for name in contract.model_columns),
+        columns=edge_columns(contract, matrix),
         categories=categories(contract),
         task=contract.target.type,
         classes=contract.target.values or (),
@@ -207,20 +207,6 @@ def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, st
     }
     parts.ledger.append(Event("run.finished", f"run:{run}", parts.actor, body))
     return outputs
-
-
-def edge_column(contract: Contract, name: str) -> EdgeColumn:
-    """What values of a model input the server lets through."""
-    if name in contract.derived:
-        derived = contract.derived[name]
-        low, high = derived.range or (None, None)
-        codes = 2 if derived.type == "bool" else None
-        return EdgeColumn(name, low, high, codes, derived.type == "int", missing=True)
-    feature = contract.features[name]
-    low, high = feature.range or (None, None)
-    codes = len(feature.values or ()) if feature.type == "category" else 2 if feature.type == "bool" else None
-    missing = feature.missing == "allow" or "missing" in (feature.outside, feature.unknown)
-    return EdgeColumn(name, low, high, codes, feature.type == "int", missing=missing or feature.unknown == "review")
 
 
 def categories(contract: Contract) -> dict[str, tuple[str, ...]]:
