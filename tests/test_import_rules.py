@@ -38,7 +38,7 @@ def judged(place: Path) -> dict[str, bool]:
     linter = Path(sys.executable).with_name("lint-imports")
     environment = {**os.environ, "PYTHONPATH": str(place), "COLUMNS": "200"}
     done = subprocess.run(
-        [linter, "--no-cache"], cwd=place, env=environment, capture_output=True, text=True, check=False
+        [str(linter), "--no-cache"], cwd=place, env=environment, capture_output=True, text=True, check=False
     )
     return {name: f"{name} KEPT" in done.stdout for name in OFFENCES}
 
@@ -77,14 +77,8 @@ def test_a_new_room_must_be_argued_for(copy: Path):
     ],
 )
 def test_banned_names_are_caught(line: str):
-    argv = [
-        Path(sys.executable).with_name("ruff"),
-        "check",
-        "--select",
-        "TID",
-        "--stdin-filename",
-        "src/shipworthy/x.py",
-    ]
+    ruff = str(Path(sys.executable).with_name("ruff"))
+    argv = [ruff, "check", "--select", "TID", "--stdin-filename", "src/shipworthy/x.py"]
     done = subprocess.run([*argv, "-"], input=f"{line}\n", cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
     assert "TID25" in done.stdout

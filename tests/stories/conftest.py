@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.stories.loans import write_project
 
 
 @dataclass(frozen=True)
@@ -98,3 +101,21 @@ def serving(home: dict[str, str]) -> Callable[..., Any]:
             process.stdout.close()
 
     return serve
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A shipped project, and the folder of its keys."""
+    top = tmp_path_factory.mktemp("shipped")
+    project = write_project(top / "loans")
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(top / "config")}
+    argv = [sys.executable, "-m", "shipworthy", "ship", "--project", str(project)]
+    subprocess.run(argv, env=environment, check=True, capture_output=True)
+    return project, top / "config"
+
+
+@pytest.fixture
+def project(shipped: tuple[Path, Path], tmp_path: Path, home: dict[str, str]) -> Path:
+    """A copy of the shipped project, with its keys, for a test to break."""
+    shutil.copytree(shipped[1], home["XDG_CONFIG_HOME"])
+    return Path(shutil.copytree(shipped[0], tmp_path / "loans"))

@@ -11,51 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 
-CONTRACT = """\
-shipworthy: 1
-system: loans
-purpose: Tell whether a loan will be repaid.
-owner: lending
-risk: limited
-data:
-  sources: {loans: {path: loans.csv}}
-  accept: {quarantined: {at_most: 10%}}
-context:
-  loan_id: {role: key, type: text}
-features:
-  income: {type: float, range: [0, 1000], outside: reject}
-  debt: {type: float, range: [0, 1000], missing: allow}
-  purpose: {type: category, values: [car, home, school]}
-derived:
-  ratio: {from: "debt / income", type: float}
-target: {column: repaid, type: binary, values: ["0", "1"], positive: "1"}
-training: {entry: train.py:train, seed: 3}
-decision:
-  actions: {"1": approve, "0": refer}
-  review: {confidence_below: 0.6}
-  fallback: {otherwise: refer}
-gates:
-  performance: {log_loss: {better_than: baseline}}
-environments: {local: {}}
-"""
-TRAIN = """\
-import numpy as np
-from sklearn.linear_model import LogisticRegression
+from tests.stories.loans import CONTRACT, TRAIN, write_project
 
-
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-
-
-def train(frame, params, context):
-    inputs, truth = frame.select(context.features).to_numpy(), frame[context.target].to_numpy()
-    return make_pipeline(SimpleImputer(), LogisticRegression(max_iter=500)).fit(inputs, truth)
-"""
-ROWS = 3_000
 DROPPING_RIGHTS = """
 import os
 import shipworthy.faces.cli.ship  # what is needed is loaded while it can be read
@@ -67,45 +27,6 @@ if os.getuid() == 0:
     os.setuid(65534)
 main()
 """
-
-
-def write_project(folder: Path, *, learnable: bool = True) -> Path:
-    """A small project whose target follows income and debt, or nothing at all."""
-    folder.mkdir()
-    random = np.random.default_rng(5)
-    income, debt = random.uniform(1, 100, ROWS).round(2), random.uniform(0, 80, ROWS).round(2)
-    chance = 1 / (1 + np.exp(-(income - debt) / 15)) if learnable else np.full(ROWS, 0.5)
-    frame = pl.DataFrame(
-        {
-            "loan_id": [f"loan-{at}" for at in range(ROWS)],
-            "income": income,
-            "debt": debt,
-            "purpose": random.choice(["car", "home", "school"], ROWS),
-            "repaid": (random.uniform(size=ROWS) < chance).astype(int),
-        }
-    )
-    frame.write_csv(folder / "loans.csv")
-    (folder / "shipworthy.yaml").write_text(CONTRACT)
-    (folder / "train.py").write_text(TRAIN)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A shipped project, and the folder of its keys."""
-    top = tmp_path_factory.mktemp("shipped")
-    project = write_project(top / "loans")
-    environment = {**os.environ, "XDG_CONFIG_HOME": str(top / "config")}
-    argv = [sys.executable, "-m", "shipworthy", "ship", "--project", str(project)]
-    subprocess.run(argv, env=environment, check=True, capture_output=True)
-    return project, top / "config"
-
-
-@pytest.fixture
-def project(shipped: tuple[Path, Path], tmp_path: Path, home: dict[str, str]) -> Path:
-    """A copy of the shipped project, with its keys, for a test to break."""
-    shutil.copytree(shipped[1], home["XDG_CONFIG_HOME"])
-    return Path(shutil.copytree(shipped[0], tmp_path / "loans"))
 
 
 def test_a_folder_without_a_contract_is_named_with_what_to_do(tmp_path: Path, shipworthy: Callable[..., Any]):

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shipworthy.bundle.deployment import bundle_path
+from shipworthy.bundle.deployment import BUNDLES, bundle_path
 from shipworthy.bundle.verify import verify_bundle
 from shipworthy.kernel.errors import IntegrityError, NotFoundError
 from shipworthy.ledger.audit import AuditReport, verify_audit
-from shipworthy.ledger.store import Ledger
 from shipworthy.records.read import list_segments, read_records, verify_seal
 from shipworthy.security.keys import PublicKey, load_public_keys
 from shipworthy.workflows.layout import Project
+
+if TYPE_CHECKING:
+    from shipworthy.ledger.store import Ledger  # SQL, which a serving machine need not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class Proof:
         return {"name": self.name, "holds": self.problem is None, "found": self.words, "problem": self.problem}
 
 
-def verify_log(project: Project, url: str, anchors: Sequence[Path]) -> tuple[Proof, AuditReport]:
-    """The audit log: whole, signed, in agreement with the database and with every anchor."""
+def verify_log(project: Project, url: str | None, anchors: Sequence[Path]) -> tuple[Proof, AuditReport]:
+    """The audit log: whole, signed, in agreement with the database (None: not compared) and with every anchor."""
     report = verify_audit(project.log, load_public_keys(project.public_keys), url, anchors)
     words = f"{report.entries:,} entries, root {report.root[:12]}, trust: {report.trust}"
     if report.last_time:
@@ -40,7 +42,7 @@ def verify_log(project: Project, url: str, anchors: Sequence[Path]) -> tuple[Pro
     return Proof("audit log", words, problem), report
 
 
-def verify_releases(project: Project, ledger: Ledger, name: str | None) -> list[Proof]:
+def verify_releases(project: Project, ledger: "Ledger", name: str | None) -> list[Proof]:
     """Releases of the ledger, or the one called `name`: their bundles hold, wherever they lie.
 
     Raises:
@@ -51,10 +53,31 @@ def verify_releases(project: Project, ledger: Ledger, name: str | None) -> list[
     return [_verify_release(project, release, keys) for release in releases]
 
 
+def verify_bundles(project: Project) -> list[Proof]:
+    """Every bundle that lies in the project, by its own signature: all that can be said without the ledger."""
+    keys = load_public_keys(project.public_keys)
+    proofs = []
+    for home in _homes(project):
+        for place in sorted(path for path in (home / BUNDLES).glob("*") if path.is_dir()):
+            name = f"bundle {home.name}/{place.name[:12]}"
+            try:
+                bundle = verify_bundle(place, keys, f"sha256:{place.name}")
+            except IntegrityError as error:
+                proofs.append(Proof(name, "", str(error)))
+            else:
+                proofs.append(Proof(name, f"{bundle.release}, signature and every file hold"))
+    return proofs
+
+
+def _homes(project: Project) -> list[Path]:
+    """Where bundles lie: the releases, and each environment."""
+    live = project.state / "live"
+    return [project.releases, *sorted(path for path in live.glob("*") if path.is_dir())]
+
+
 def _verify_release(project: Project, release: Mapping[str, Any], keys: Mapping[str, PublicKey]) -> Proof:
     name, digest = f"release {release['system']}:{release['version']}", str(release["digest"])
-    homes = [project.releases, *sorted(path for path in (project.state / "live").glob("*") if path.is_dir())]
-    places = [bundle_path(home, digest) for home in homes]
+    places = [bundle_path(home, digest) for home in _homes(project)]
     found = [place for place in places if place.exists()]
     if not places[0].exists():
         return Proof(name, "", f"{places[0]} is missing; restore it from a copy")
@@ -68,7 +91,7 @@ def _verify_release(project: Project, release: Mapping[str, Any], keys: Mapping[
     return Proof(name, f"signature and every file hold ({len(found)} copies)")
 
 
-def verify_records(project: Project, ledger: Ledger) -> list[Proof]:
+def verify_records(project: Project, ledger: "Ledger") -> list[Proof]:
     """The prediction records of each environment: whole, and as sealed when their segment was closed."""
     sealed = {entry.object: entry.body for entry in ledger.events(verb="segment.closed")}
     folder = project.state / "records"
@@ -95,7 +118,7 @@ def _verify_environment(project: Project, environment: str, sealed: Mapping[str,
     return Proof(name, f"{count:,} predictions in {len(segments)} segments")
 
 
-def verify_snapshots(project: Project, ledger: Ledger) -> list[Proof]:
+def verify_snapshots(project: Project, ledger: "Ledger") -> list[Proof]:
     """Every snapshot can be read and is what its digest names."""
     from shipworthy.data.snapshot import Snapshot, read  # the data engine, only where snapshots are verified
 

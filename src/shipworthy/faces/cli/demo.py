@@ -128,7 +128,8 @@ def _ask(run: Narrator, ready: dict[str, Any], request: dict[str, Any]) -> dict[
     address = urllib.parse.urlsplit(ready["address"])
     body = json.dumps(request)
     url = f"{ready['address']}{ready['path']}"
-    run.face.say(f"[bold]$ curl -H \"Authorization: Bearer $SHIPWORTHY_TOKEN\" {url} -d '{escape(body)}'[/]")
+    headers = '-H "Content-Type: application/json" -H "Authorization: Bearer $SHIPWORTHY_TOKEN"'
+    run.face.say(f"[bold]$ curl {url} {headers} -d '{escape(body)}'[/]")
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
     connection.request(
         "POST", ready["path"], body, {"Content-Type": "application/json", "Authorization": f"Bearer {ready['token']}"}

@@ -82,6 +82,14 @@ def main() -> None:
         hint = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
         face.error("usage", f"{error.format_message()}{hint}")
         code = MISUSED
+    except ModuleNotFoundError as error:
+        if (error.name or "shipworthy").startswith("shipworthy"):
+            raise
+        face.error(
+            "missing_extra",
+            f"`{error.name}` is not installed, which this command needs; run: pip install 'shipworthy[standard]'",
+        )
+        code = REFUSED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE

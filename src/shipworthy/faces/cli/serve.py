@@ -118,9 +118,10 @@ def _announce(face: Face, address: str, target: Target, token: str | None, is_op
         sys.stdout.flush()
         return
     face.say(f"[bold]{escape(target.release)}[/] answers at {address} (Ctrl-C stops it). Try:\n")
-    words = ["curl", "-s", f"{address}{target.path}", "-d", json.dumps(target.example)]
+    words = ["curl", "-s", f"{address}{target.path}", "-H", "Content-Type: application/json"]
     if token:
         words += ["-H", f"Authorization: Bearer {token}"]
+    words += ["-d", json.dumps(target.example)]
     face.say(escape(shlex.join(words)))
     if token:
         face.say("\nThe token is shown this once and is good for eight hours.")
