@@ -1,8 +1,10 @@
 """`shipworthy verify`: proof that nothing was changed."""
 
 import os
-from importlib.util import find_spec
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
@@ -19,6 +21,9 @@ from shipworthy.workflows.verify import (
     verify_releases,
     verify_snapshots,
 )
+
+if TYPE_CHECKING:
+    from shipworthy.ledger.store import Ledger
 
 TRUST_WORDS = {
     "unsigned": "The log is not signed: anyone who can write here could have rewritten it.",
@@ -44,15 +49,14 @@ def verify(root: Path, face: Face, what: str, anchors: tuple[Path, ...]) -> int:
     project.require()
     proofs: list[Proof] = []
     trust = None
-    has_ledger = find_spec("sqlalchemy") is not None  # the serving set verifies without the database
-    if what != "audit":
-        proofs += _verify_made(face, root, project, None if what == "all" else what) if has_ledger else []
-        proofs += verify_bundles(project) if not has_ledger else []
+    opener = _ledger_opener()
     if what in ("audit", "all"):
         with face.err.status("verifying the audit log"):
-            proof, report = verify_log(project, project.ledger_url(os.environ) if has_ledger else None, anchors)
-        proofs.insert(0, proof)
+            proof, report = verify_log(project, project.ledger_url(os.environ) if opener else None, anchors)
+        proofs.append(proof)
         trust = report.trust
+    if what != "audit":
+        proofs += _verify_made(face, root, opener, None if what == "all" else what)
     holds = all(proof.problem is None for proof in proofs)
     face.result({"holds": holds, "trust": trust, "proofs": [proof.to_json() for proof in proofs]})
     if not face.as_json:
@@ -60,11 +64,27 @@ def verify(root: Path, face: Face, what: str, anchors: tuple[Path, ...]) -> int:
     return 0 if holds else 1
 
 
-def _verify_made(face: Face, root: Path, project: Project, release: str | None) -> list[Proof]:
-    from shipworthy.faces.wiring import open_to_read  # needs the ledger's libraries
-
+def _ledger_opener() -> "Callable[[Path], AbstractContextManager[Ledger]] | None":
+    """What opens the ledger; None on a machine with the serving set only, which verifies by signatures alone."""
     try:
-        with open_to_read(root) as ledger, face.err.status("verifying releases, snapshots and records"):
+        from shipworthy.faces.wiring import open_to_read
+    except ModuleNotFoundError:
+        return None
+    return open_to_read
+
+
+def _verify_made(
+    face: Face,
+    root: Path,
+    opener: "Callable[[Path], AbstractContextManager[Ledger]] | None",
+    release: str | None,
+) -> list[Proof]:
+    project = Project(root)
+    if opener is None:
+        face.note("The database is not compared: this machine has the serving set only.")
+        return verify_bundles(project)
+    try:
+        with opener(root) as ledger, face.err.status("verifying releases, snapshots and records"):
             proofs = verify_releases(project, ledger, release)
             if release is None:
                 proofs += verify_snapshots(project, ledger) + verify_records(project, ledger)
@@ -79,7 +99,5 @@ def _show(face: Face, proofs: list[Proof], trust: str | None) -> None:
             face.say(f"[green]holds[/]   {escape(proof.name)}: {escape(proof.words)}")
         else:
             face.say(f"[bold red]BROKEN[/]  {escape(proof.name)}: {escape(proof.problem)}")
-    if find_spec("sqlalchemy") is None:
-        face.say("[dim]The database was not compared: this machine has the serving set only.[/]")
     if trust:
         face.say(f"[dim]{TRUST_WORDS.get(trust, trust)}[/]")
