@@ -22,6 +22,7 @@ class Trail:
     direction: Direction
     edges: tuple[Edge, ...]
     predictions: Mapping[str, int]  # release -> how many answers it gave, where it is part of the trail
+    kinds: Mapping[str, str]  # digest -> what artefact it is, in a word
 
 
 def find_release(parts: Parts, name: str | None) -> dict[str, Any]:
@@ -89,10 +90,21 @@ def lineage(parts: Parts, name: str, directions: tuple[Direction, ...]) -> list[
             edges = (Edge(node, "answered", f"prediction:{name}", 0), *edges)
         if record is not None and direction == "down":
             edges = ()
-        trails.append(Trail(name, direction, edges, _predictions(parts, node, edges) if record is None else {}))
+        predictions = _predictions(parts, node, edges) if record is None else {}
+        trails.append(Trail(name, direction, edges, predictions, _kinds(parts, edges)))
     if record is None and not any(trail.edges for trail in trails):
         raise NotFoundError(f"nothing is known of {name!r}; give a prediction's id, a release, a snapshot or a file")
     return trails
+
+
+def _kinds(parts: Parts, edges: tuple[Edge, ...]) -> dict[str, str]:
+    """What the artefacts on a trail are: a payload is known by its manifest."""
+    found = {}
+    for digest in {node for edge in edges for node in (edge.parent, edge.child) if node.startswith("sha256:")}:
+        artefact = parts.ledger.find_artefact(digest)
+        if artefact is not None:
+            found[digest] = str(artefact["kind"]).partition("/")[0]
+    return found
 
 
 def _resolve(parts: Parts, name: str) -> tuple[str, Record | None]:

@@ -28,6 +28,7 @@ def lineage(root: Path, face: Face, node: str, up: bool, down: bool) -> int:
             trail.direction: {
                 "edges": [{"parent": e.parent, "relation": e.relation, "child": e.child} for e in trail.edges],
                 "predictions": dict(trail.predictions),
+                "kinds": dict(trail.kinds),
             }
             for trail in trails
         }
@@ -54,7 +55,8 @@ def _show(face: Face, trail: Trail) -> None:
     def grow(branch: Tree, node: str) -> None:
         for relation, far in children.get(node, ()):
             again = far in seen
-            leaf = branch.add(f"{escape(short(far))} [dim]({relation}{'; as above' if again else ''})[/]")
+            kind = f"{trail.kinds[far]} " if far in trail.kinds else ""
+            leaf = branch.add(f"{escape(kind + short(far))} [dim]({relation}{'; as above' if again else ''})[/]")
             if not again:
                 seen.add(far)
                 grow(leaf, far)
