@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from shipworthy.ledger.store import Ledger, open_ledger
 from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key, load_public_keys
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts
+
+NAME_CHARACTERS = 40  # of a folder's name in its key's
 
 
 def actor() -> str:
@@ -53,8 +56,14 @@ def project_key(project: Project) -> SigningKey:
 
 
 def key_name(root: Path) -> str:
-    """One key for each project folder: its name and a digest of its place."""
-    return f"{root.resolve().name}-{digest_bytes(str(root.resolve()).encode())[7:15]}"
+    """One key for each project folder: its name, as far as a key can be named so, and a digest of its place.
+
+    >>> key_name(Path("/srv/Größe & Preis"))[:-8]
+    'gr-e-preis-'
+    """
+    place = root.resolve()
+    words = re.sub(r"[^a-z0-9._-]+", "-", place.name.lower()).strip("._-")[:NAME_CHARACTERS].rstrip("._-")
+    return f"{words or 'project'}-{digest_bytes(os.fsencode(place))[7:15]}"
 
 
 @contextmanager
