@@ -32,6 +32,7 @@ class FeatureField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     values: tuple[str, ...] | None = None  # a category's; the model sees the index as float32
     unknown: Literal["reject", "missing", "review"] = "reject"
     missing: Literal["reject", "allow"] = "reject"
+    zone: str | None = None  # of a datetime: where a text without offset is, and parts are read; None is UTC
 
 
 class ContextField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,8 +41,11 @@ class ContextField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: str
     kind: Kind
     role: Literal["key", "subject", "time", "protected", "slice"]
+    low: float | None = None  # both bounds allowed values
+    high: float | None = None
     values: tuple[str, ...] | None = None
     required: bool = False
+    zone: str | None = None  # as of a feature
 
 
 class DerivedField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +59,13 @@ class DerivedField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     outside: Outside = "missing"
 
 
+class CheckField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rule between the columns of a row; a row for which it is false is refused."""
+
+    name: str
+    condition: str
+
+
 class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`schema.json`: what a request looks like and how it becomes the model's row."""
 
@@ -63,6 +74,7 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     context: tuple[ContextField, ...]
     derived: tuple[DerivedField, ...]
     columns: tuple[str, ...]  # model inputs in order; float32, missing is NaN, bool is 0/1
+    checks: tuple[CheckField, ...] = ()
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shipworthy.contract.expressions import Expression, Kind, did_you_mean, parse_expression
+from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, did_you_mean, parse_expression
 from shipworthy.contract.nodes import Path
 from shipworthy.contract.types import (
     LOSSES,
@@ -25,9 +25,11 @@ from shipworthy.contract.types import (
     Gates,
     Metric,
     MetricLimit,
+    Records,
     Retrain,
     Rollout,
     Search,
+    Serving,
     Source,
     Target,
     Training,
@@ -37,6 +39,7 @@ from shipworthy.kernel.errors import ExpressionError
 
 BOUNDED = frozenset({"roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "r2"})  # at most 1
 _ROLE_TYPES = {"time": ("datetime",), "key": ("text", "int", "category"), "subject": ("text", "int", "category")}
+_EXACT_WHOLE = 2**53  # from here on float64 skips whole numbers
 _MAX_GUESSES = 50  # so that data of another kind altogether is told quickly
 _ENTRY = re.compile(r"[\w./-]+\.py:[A-Za-z_]\w*", re.ASCII)
 _SQL = re.compile(r"\s*(select|with)\b", re.IGNORECASE)
@@ -63,6 +66,8 @@ class Draft:
     decision: Decision | None = None
     value: Value | None = None
     gates: Gates | None = None
+    serving: Serving | None = None
+    records: Records | None = None
     environments: dict[str, Environment] = field(default_factory=dict)
     retrain: Retrain | None = None
     broken: set[Path] = field(default_factory=set)
@@ -141,7 +146,7 @@ def _check_columns(draft: Draft, report: Report) -> None:
     for section, name, column in draft.inputs():
         path = (section, name)
         numeric = column.type in ("float", "int")
-        _check_range(column.range, (*path, "range"), report)
+        _check_range(column.range, (*path, "range"), report, whole=column.type == "int")
         if column.range is not None and not numeric:
             report((*path, "range"), f"a range is for float and int, not for {column.type}; remove it")
         if column.unit is not None and not numeric:
@@ -149,7 +154,7 @@ def _check_columns(draft: Draft, report: Report) -> None:
         _check_values(column, path, report)
         _check_zone(column, path, report)
     for name, derived in draft.derived.items():
-        _check_range(derived.range, ("derived", name, "range"), report)
+        _check_range(derived.range, ("derived", name, "range"), report, whole=derived.type == "int")
         if derived.type == "bool" and derived.range is not None:
             report(("derived", name, "range"), "a range is for float and int, not for bool; remove it")
         if derived.type == "bool" and derived.unit is not None:
@@ -158,9 +163,16 @@ def _check_columns(draft: Draft, report: Report) -> None:
             report(("derived", name, "outside"), "outside says what happens beyond the range, and there is no range")
 
 
-def _check_range(bounds: tuple[float, float] | None, path: Path, report: Report) -> None:
-    if bounds is not None and not bounds[0] < bounds[1]:
+def _check_range(bounds: tuple[float, float] | None, path: Path, report: Report, *, whole: bool = False) -> None:
+    if bounds is None:
+        return
+    if not bounds[0] < bounds[1]:
         report(path, f"the lowest value {bounds[0]:g} is not below the highest {bounds[1]:g}; write [lowest, highest]")
+    for bound in bounds:
+        if whole and not (bound.is_integer() and abs(bound) < _EXACT_WHOLE):
+            report(path, f"the type is int, so its bounds are whole numbers below 2**53, not {bound:g}")
+        elif abs(bound) > FLOAT32_MAX:
+            report(path, f"{bound:g} is beyond {FLOAT32_MAX:.2g}, what a model's float32 input can hold")
 
 
 def _check_values(column: Column, path: Path, report: Report) -> None:
@@ -722,6 +734,13 @@ def _check_rollout(rollout: Rollout, path: Path, draft: Draft, report: Report) -
         _check_currency(rollout.no_worse.value.by.currency, (*path, "no_worse", "value", "by"), draft, report)
 
 
+def _check_serving(draft: Draft, report: Report) -> None:
+    if draft.serving is not None and draft.serving.workers > 1:
+        report(("serving", "workers"), "more than one worker does not work yet; use 1, the default")
+    if draft.records is not None and draft.records.when_full == "spool":
+        report(("records", "when_full"), "spool does not work yet; use refuse, the default, or drop, which is counted")
+
+
 def _check_retrain(draft: Draft, report: Report) -> None:
     retrain = draft.retrain
     if retrain is None:
@@ -744,6 +763,7 @@ _RULES: tuple[Callable[[Draft, Report], None], ...] = (
     _check_decision,
     _check_value,
     _check_gates,
+    _check_serving,
     _check_environments,
     _check_retrain,
 )

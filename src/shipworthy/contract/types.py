@@ -431,7 +431,9 @@ class Serving(Section):
 
     timeout: Duration = Field(1.0, description="after this the fallback answers")
     reasons: Annotated[int, Field(ge=0, le=50)] = Field(3, description="how many reasons an answer may carry")
-    workers: Annotated[int, Field(ge=1, le=256)] = Field(1, description="processes that answer")
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        1, description="processes that answer; more than 1 does not work yet"
+    )
 
 
 class Records(Section):
@@ -440,7 +442,11 @@ class Records(Section):
     durability: Literal["sync", "async", "off"] = Field(
         "sync", description="`sync`: on disk before the answer; `async`: soon after, bounded loss; `off`: none"
     )
-    when_full: Literal["refuse", "spool", "drop"] = Field("refuse", description="what happens when the disk is full")
+    when_full: Literal["refuse", "spool", "drop"] = Field(
+        "refuse",
+        description="what happens when the disk is full: `refuse` answers 503, `drop` answers and counts what is lost; "
+        "`spool` does not work yet",
+    )
     keep: Duration | None = Field(None, description="how long records are kept")
 
 

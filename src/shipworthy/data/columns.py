@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shipworthy.contract.expressions import (
+    FLOAT32_MAX,
     VALUE_KINDS,
     And,
     Arithmetic,
@@ -74,8 +75,15 @@ def derive(contract: Contract, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def derived_values(contract: Contract, frame: pl.DataFrame, column: Derived) -> pl.Series:
-    """The values of a derived column before `outside` is applied; `frame` holds the earlier ones."""
-    return evaluate(parse_expression(column.from_, kinds(contract)), frame, zones(contract))
+    """The values of a derived column before `outside` is applied; `frame` holds the earlier ones.
+
+    A number that the model's float32 cannot hold is missing.
+    """
+    values = evaluate(parse_expression(column.from_, kinds(contract)), frame, zones(contract))
+    if column.type == "bool":
+        return values
+    held = values.abs() <= FLOAT32_MAX
+    return values if held.all(ignore_nulls=True) else _keep(values, held)
 
 
 def is_outside(values: pl.Expr, bounds: tuple[float, float]) -> pl.Expr:

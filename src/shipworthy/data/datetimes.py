@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import polars as pl
 
 SAMPLE_ROWS = 2000  # enough to tell day from month; the whole column is then held to one format
-EARLIEST_YEAR = 1000  # a year of two digits read by %Y gives 13, which nobody means
+EARLIEST_YEAR, LATEST_YEAR = 1000, 9999  # a year of two digits read by %Y gives 13, which nobody means
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d-%m-%Y")
-_TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z")
+_TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f")
+_OFFSETS = (" %H:%M%#z", "T%H:%M%#z", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z")
 FORMATS: tuple[str, ...] = tuple(
-    date + time for date in _DATES for time in _TIMES if "T" not in time or date == "%Y-%m-%d"
+    date + time for date in _DATES for time in (*_TIMES, *_OFFSETS) if "T" not in time or date == "%Y-%m-%d"
 )
 
 
@@ -51,8 +52,9 @@ def parse_datetimes(texts: pl.Expr, pattern: str, zone: str | None) -> pl.Expr:
     is the first.
     """
     parsed = texts.str.to_datetime(pattern, strict=False, time_unit="us")
-    parsed = pl.when(parsed.dt.year() >= EARLIEST_YEAR).then(parsed)
-    return parsed if "z" in pattern else localise(parsed, zone)
+    instants = parsed if "z" in pattern else localise(parsed, zone)
+    years = (parsed.dt.year() >= EARLIEST_YEAR) & (instants.dt.year() <= LATEST_YEAR)
+    return pl.when(years).then(instants)
 
 
 def localise(values: pl.Expr, zone: str | None) -> pl.Expr:

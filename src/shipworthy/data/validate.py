@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from shipworthy.contract.expressions import parse_expression
+from shipworthy.contract.expressions import FLOAT32_MAX, parse_expression
 from shipworthy.contract.types import Column, ContextColumn, Contract, Feature
 from shipworthy.data.columns import bounded, derived_values, evaluate, is_outside, kinds, zones
 from shipworthy.data.datetimes import detect_format
@@ -157,10 +157,16 @@ def _column_flags(
         noted = isinstance(column, Feature) and column.unknown != "reject"
         kind = "class" if name == contract.target.column else "category"
         yield _Flag(f"{name}: unknown {kind}", ~values.is_in(list(column.values)) & ~absent, name, noted)
+    if column.type == "float" and name != contract.target.column:
+        yield _Flag(f"{name}: beyond {FLOAT32_MAX:.2g}, what a model's float32 holds", _too_large(values), name)
     if column.range is not None and values.dtype.is_numeric():
         noted = isinstance(column, Feature) and column.outside != "reject"
         outside = values.to_frame(name).select(is_outside(pl.col(name), column.range)).to_series()
         yield _Flag(f"{name}: outside [{column.range[0]:g}, {column.range[1]:g}]", outside, name, noted)
+
+
+def _too_large(values: pl.Series) -> pl.Series:
+    return (values.abs() > FLOAT32_MAX).fill_null(False)
 
 
 def _must_be_there(contract: Contract, column: Column) -> bool:

@@ -6,10 +6,10 @@ category lists them; in a column of type text only the empty one is.
 
 import polars as pl
 
+from shipworthy.contract.expressions import MISSING
 from shipworthy.contract.types import Column
 from shipworthy.data.datetimes import localise, parse_datetimes
 
-MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "none", "?", "-")
 WORDS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),

@@ -1,6 +1,6 @@
 """The contract's columns as the server reads them."""
 
-from shipworthy.bundle.format import ContextField, DerivedField, FeatureField, Schema
+from shipworthy.bundle.format import CheckField, ContextField, DerivedField, FeatureField, Schema
 from shipworthy.contract.types import ContextColumn, Contract, Derived, Feature
 
 
@@ -12,6 +12,7 @@ def compile_schema(contract: Contract) -> Schema:
         context=tuple(_context(name, column) for name, column in contract.context.items()),
         derived=tuple(_derived(name, column) for name, column in contract.derived.items()),
         columns=contract.model_columns,
+        checks=tuple(CheckField(name=check.name, condition=check.expect) for check in contract.checks),
     )
 
 
@@ -27,12 +28,21 @@ def _feature(name: str, column: Feature) -> FeatureField:
         values=column.values,
         unknown=column.unknown,
         missing=column.missing,
+        zone=column.zone,
     )
 
 
 def _context(name: str, column: ContextColumn) -> ContextField:
+    low, high = column.range or (None, None)
     return ContextField(
-        name=name, kind=column.type, role=column.role, values=column.values, required=column.request == "required"
+        name=name,
+        kind=column.type,
+        role=column.role,
+        low=low,
+        high=high,
+        values=column.values,
+        required=column.request == "required",
+        zone=column.zone,
     )
 
 

@@ -17,4 +17,5 @@ __all__ = [
     "routes",
     "servable",
     "server",
+    "values",
 ]

@@ -2,6 +2,8 @@
 
 A good request takes the fast way: one typed decode that checks types, ranges and categories. A bad one is decoded
 again as plain objects and every problem in it is collected, each with what was expected.
+
+What is accepted here gives the model the same float32 as the same value in a table (`data.validate`, `data.columns`).
 """
 
 import json
@@ -14,12 +16,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shipworthy.bundle.format import ContextField, DerivedField, FallbackRule, FeatureField, Schema
-from shipworthy.contract.expressions import Kind, Row, Value, compile_row, parse_expression
+from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, Row, Value, compile_row, parse_expression
 from shipworthy.kernel.errors import IntegrityError, RequestError
 from shipworthy.serving.problem import FieldProblem
+from shipworthy.serving.values import clean_text, find_zone, read_datetime
 
-FLOAT32_MAX = 3.4028234663852886e38  # what the model's input can hold
-INT64_MAX = 2**63 - 1
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+EXACT_WHOLE = 2.0**53  # beyond it a fraction of 0 does not say which whole number was meant
 MAX_TEXT = 10_000  # characters of one text value
 MAX_ID = 256  # characters of a request's id
 MAX_LISTED = 20  # categories named in a problem
@@ -100,10 +103,13 @@ class RequestDecoder:
         self._places = _places(schema)
         self._derived = tuple(_derivation(field, kinds, schema) for field in schema.derived)
         self._rules = tuple((_compile(rule.condition, kinds), rule.action) for rule in rules)
-        self._needs_values = bool(self._derived or self._rules)
+        self._row_checks = tuple((_compile(check.condition, kinds), check) for check in schema.checks)
+        self._needs_values = bool(self._derived or self._rules or self._row_checks)
         self._direct = schema.columns == tuple(field.name for field in schema.features)
         self._plain = self._direct and not self._needs_values and all(_is_plain(field) for field in schema.features)
         self._colons = any(field.kind in ("text", "datetime", "category") for field in schema.features)
+        for field in (*schema.features, *schema.context):
+            find_zone(field.zone)  # one that this machine lacks is found before anything is answered
         self._dated = tuple((i, field) for i, field in enumerate(schema.context) if field.kind == "datetime")
 
     def decode(self, body: bytes) -> Sample:
@@ -114,15 +120,11 @@ class RequestDecoder:
         """
         try:
             request = self._decode(body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            raise self._explain(body) from None
-        if b"\\" in body or body.count(b":") != self._expected_colons(request):
-            self._refuse_if_wrong(parse_strictly(body))  # a repeated key shows only there
-        try:
-            return self._finish(request)
-        except InvalidRequestError:
-            self._refuse_if_wrong(parse_strictly(body))  # dates are judged late: name all that is wrong
-            raise
+            if b"\\" not in body and body.count(b":") == self._expected_colons(request):
+                return self._finish(request)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidRequestError):
+            pass
+        return self._decode_slowly(parse_strictly(body))  # repeated keys show only there; names all that is wrong
 
     def decode_object(self, item: Any) -> Sample:
         """The sample of a request that is already an object, as tensors give it.
@@ -132,10 +134,28 @@ class RequestDecoder:
         """
         try:
             request = msgspec.convert(item, self._request)
+            return self._finish(request)
+        except (msgspec.MsgspecError, RecursionError, InvalidRequestError):
+            return self._decode_slowly(item)
+
+    def _decode_slowly(self, item: Any) -> Sample:
+        """The sample of a request whose values may need what a table does to them, or every problem in it."""
+        item = self._mended(item)
+        problems = list(self._problems(item))
+        if problems:
+            raise InvalidRequestError(422, _detail(problems), problems)
+        try:
+            request = msgspec.convert(item, self._request)
         except (msgspec.MsgspecError, RecursionError):
-            self._refuse_if_wrong(item)
             raise InvalidRequestError(422, "The request does not fit the schema.") from None
         return self._finish(request)
+
+    def _mended(self, item: Any) -> Any:
+        if not isinstance(item, dict):
+            return item
+        parts = {"inputs": self._features, "context": self.schema.context}
+        mended = {name: _mended_values(item[name], fields) for name, fields in parts.items() if name in item}
+        return _copied(item, mended)
 
     def fallback_action(self, sample: Sample) -> str | float | None:
         """The action of the first fallback rule that holds; None if none does."""
@@ -160,8 +180,11 @@ class RequestDecoder:
             floats[place] = reference
             if self._derived and sample.values is not None:
                 values = dict(sample.values)
-                values[field.name] = field.values[int(reference)] if field.values else reference
-                self._derive(values, floats, Sample(None, None, None, False))
+                values[field.name] = _value_of(field, reference)
+                try:
+                    self._derive(values, floats, Sample(None, None, None, False))
+                except InvalidRequestError:  # a row that cannot be tells nothing about the score
+                    continue
             yield field.name, floats
 
     def _expected_colons(self, request: Any) -> int:
@@ -207,6 +230,7 @@ class RequestDecoder:
         if self._needs_values:
             self._add_context(request.context, effective)
             self._derive(effective, floats, sample)
+            self._check(effective)
             sample.values = effective
         sample.floats = floats
         return sample
@@ -218,7 +242,7 @@ class RequestDecoder:
             if value is UNSET or value is None:
                 effective[field.name] = None
             elif field.kind == "datetime":
-                effective[field.name] = datetime.fromisoformat(value)
+                effective[field.name] = read_datetime(value, find_zone(field.zone))
             else:
                 effective[field.name] = value
 
@@ -227,15 +251,19 @@ class RequestDecoder:
         bad = [
             FieldProblem(f"context.{field.name}", _expect_kind(field), show(given[i]))
             for i, field in self._dated
-            if type(given[i]) is str and not _is_datetime(given[i])
+            if type(given[i]) is str and read_datetime(given[i], find_zone(field.zone)) is None
         ]
         if bad:
             raise InvalidRequestError(422, _detail(bad), bad)
 
     def _derive(self, values: dict[str, object], floats: list[float], sample: Sample) -> None:
         refused: list[FieldProblem] = []
-        for name, place, evaluate, check in self._derived:
+        for name, place, evaluate, check, times in self._derived:
             value = evaluate(values)
+            if value is None and times:
+                for absent in times:
+                    if values.get(absent) is None:
+                        sample.warn(f"{name} is computed from context.{absent}, which is missing: taken as missing")
             if isinstance(value, float) and abs(value) > FLOAT32_MAX:
                 value = None
             if value is not None and check is not None:
@@ -248,17 +276,15 @@ class RequestDecoder:
         if refused:
             raise InvalidRequestError(422, _detail(refused), refused)
 
-    def _explain(self, body: bytes) -> InvalidRequestError:
-        try:
-            self._refuse_if_wrong(parse_strictly(body))
-        except InvalidRequestError as refusal:
-            return refusal
-        return InvalidRequestError(422, "The request does not fit the schema.")
-
-    def _refuse_if_wrong(self, item: Any) -> None:
-        problems = list(self._problems(item))
-        if problems:
-            raise InvalidRequestError(422, _detail(problems), problems)
+    def _check(self, values: dict[str, object]) -> None:
+        """Rows of which a check says that they cannot be were kept from the model in training as well."""
+        failing = [
+            FieldProblem(f"check {check.name}", check.condition)
+            for holds, check in self._row_checks
+            if holds(values) is False
+        ]
+        if failing:
+            raise InvalidRequestError(422, _detail(failing), failing)
 
     def _problems(self, item: Any) -> Iterator[FieldProblem]:
         if not isinstance(item, dict):
@@ -281,6 +307,32 @@ class _Pairs(dict[str, Any]):
     repeated: tuple[str, ...] = ()
 
 
+def _copied(item: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    copy = _Pairs(item)
+    copy.update(changes)
+    copy.repeated = getattr(item, "repeated", ())
+    return copy
+
+
+def _mended_values(item: Any, fields: Sequence[FeatureField] | Sequence[ContextField]) -> Any:
+    """What a table reader does to a value that has the right type: see `data.values`."""
+    if not isinstance(item, dict):
+        return item
+    return _copied(item, {field.name: _mended_value(field, item[field.name]) for field in fields if field.name in item})
+
+
+def _mended_value(field: FeatureField | ContextField, value: Any) -> Any:
+    if isinstance(value, str) and len(value) <= MAX_TEXT:
+        if field.kind in ("category", "datetime"):
+            return clean_text(value, field.values or ())
+        return None if field.kind == "text" and value == "" else value
+    if field.kind == "int" and isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_WHOLE:
+        return int(value)
+    if field.kind == "float" and type(value) is int and abs(value) <= FLOAT32_MAX:
+        return float(value)
+    return value
+
+
 def parse_strictly(body: bytes) -> Any:
     """`body` as plain objects; a repeated key is remembered, NaN and Infinity are refused.
 
@@ -288,7 +340,7 @@ def parse_strictly(body: bytes) -> Any:
         InvalidRequestError: the body is not JSON.
     """
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_no_constant)
+        item = json.loads(body.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_no_constant)
     except RecursionError:
         raise InvalidRequestError(400, "The body is nested too deeply.") from None
     except _ConstantError as error:
@@ -299,6 +351,17 @@ def parse_strictly(body: bytes) -> Any:
         raise InvalidRequestError(400, f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
     except ValueError:
         raise InvalidRequestError(400, "The body is not JSON in UTF-8.") from None
+    if b"\\u" in body:
+        _refuse_half_characters(body)
+    return item
+
+
+def _refuse_half_characters(body: bytes) -> None:
+    """An escaped surrogate without its other half is no text that could be recorded."""
+    try:
+        msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise InvalidRequestError(400, f"The body is not JSON: {error}.") from None
 
 
 class _ConstantError(ValueError):
@@ -374,7 +437,7 @@ def _fits(field: FeatureField | ContextField, value: Any) -> bool:
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return False
     if kind == "datetime":
-        return _is_datetime(value)
+        return read_datetime(value, find_zone(field.zone)) is not None
     strict = isinstance(field, ContextField) or field.unknown == "reject"
     return not (kind == "category" and strict and field.values is not None and value not in field.values)
 
@@ -382,7 +445,9 @@ def _fits(field: FeatureField | ContextField, value: Any) -> bool:
 def _fits_number(field: FeatureField | ContextField, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if field.kind == "int" else int | float):
         return False
-    if isinstance(value, int) and abs(value) > (INT64_MAX if field.kind == "int" else FLOAT32_MAX):
+    if field.kind == "int" and not INT64_MIN <= value <= INT64_MAX:
+        return False
+    if isinstance(value, int) and abs(value) > FLOAT32_MAX:
         return False
     low, high = _reject_bounds(field)
     return low <= value <= high
@@ -391,18 +456,10 @@ def _fits_number(field: FeatureField | ContextField, value: Any) -> bool:
 def _reject_bounds(field: FeatureField | ContextField) -> tuple[float, float]:
     """Bounds beyond which a number is refused at once; a number that float32 cannot hold always is."""
     low, high = -FLOAT32_MAX, FLOAT32_MAX
-    if isinstance(field, FeatureField) and field.outside == "reject":
+    if isinstance(field, ContextField) or field.outside == "reject":
         low = low if field.low is None else field.low
         high = high if field.high is None else field.high
     return low, high
-
-
-def _is_datetime(text: str) -> bool:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _expect(field: FeatureField | ContextField) -> str:
@@ -424,12 +481,17 @@ def _expect_kind(field: FeatureField | ContextField) -> str:
         "bool": "true or false",
         "text": f"text of up to {MAX_TEXT} characters",
         "category": "text",
-        "datetime": "a date and time such as 2026-01-31T09:30:00Z",
+        "datetime": _expect_datetime(field.zone),
     }[field.kind]
 
 
+def _expect_datetime(zone: str | None) -> str:
+    local = f", without offset in {zone} where that time exists" if zone else ""
+    return f"a date and time such as 2026-01-31T09:30:00Z{local}"
+
+
 def _expect_bounds(field: FeatureField | ContextField) -> str:
-    if isinstance(field, ContextField) or field.outside != "reject":
+    if isinstance(field, FeatureField) and field.outside != "reject":
         return ""
     if field.low is not None and field.high is not None:
         return f" from {field.low:g} to {field.high:g}"
@@ -446,11 +508,11 @@ def _value_type(field: FeatureField | ContextField) -> Any:
         return Annotated[float, Meta(ge=low, le=high)]
     if field.kind == "int":
         low, high = _reject_bounds(field)
-        return Annotated[int, Meta(ge=max(math.ceil(low), -INT64_MAX), le=min(math.floor(high), INT64_MAX))]
+        return Annotated[int, Meta(ge=max(math.ceil(low), INT64_MIN), le=min(math.floor(high), INT64_MAX))]
     strict = isinstance(field, ContextField) or field.unknown == "reject"
     if field.kind == "category" and strict and field.values is not None:
         return Literal[field.values]
-    return Annotated[str, Meta(max_length=MAX_TEXT)]
+    return Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]  # "" is missing, which the slow way judges
 
 
 def _feature_type(field: FeatureField) -> Any:
@@ -499,16 +561,20 @@ def _finish_of(field: FeatureField) -> _Finish | None:
 
 
 def _finish_datetime(field: FeatureField) -> _Finish:
-    name = f"inputs.{field.name}"
+    zone = find_zone(field.zone)
 
     def finish(value: str, sample: Sample) -> datetime:  # noqa: ARG001
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            problem = FieldProblem(name, _expect(field), show(value))
-            raise InvalidRequestError(422, _detail([problem]), [problem]) from None
+        moment = read_datetime(value, zone)
+        if moment is None:
+            raise _refusal(field, value)
+        return moment
 
     return finish
+
+
+def _refusal(field: FeatureField, value: Any) -> InvalidRequestError:
+    problem = FieldProblem(f"inputs.{field.name}", _expect(field), show(value))
+    return InvalidRequestError(422, _detail([problem]), [problem])
 
 
 def _finish_category(field: FeatureField) -> _Finish:
@@ -517,6 +583,11 @@ def _finish_category(field: FeatureField) -> _Finish:
     def finish(value: str, sample: Sample) -> str | None:
         if value in known:
             return value
+        label = clean_text(value, known)
+        if label is None and field.missing == "reject":
+            raise _refusal(field, value)
+        if label is None or label in known:
+            return label
         text = f"{field.name} is not one of the declared values: taken as missing"
         sample.warn(text) if field.unknown == "missing" else sample.send_to_review(text)
         return None
@@ -557,19 +628,31 @@ def _column_kinds(schema: Schema) -> dict[str, Kind]:
 
 
 def _compile(text: str, kinds: Mapping[str, Kind]) -> Callable[[Row], Value | None]:
+    return compile_row(_parse(text, kinds))
+
+
+def _parse(text: str, kinds: Mapping[str, Kind]) -> Expression:
     try:
-        return compile_row(parse_expression(text, kinds))
+        return parse_expression(text, kinds)
     except ValueError as error:
         raise IntegrityError(f"The payload's expression {text!r} cannot be used: {error}") from None
 
 
 def _derivation(
     field: DerivedField, kinds: Mapping[str, Kind], schema: Schema
-) -> tuple[str, int, Callable[[Row], Value | None], _Finish | None]:
+) -> tuple[str, int, Callable[[Row], Value | None], _Finish | None, tuple[str, ...]]:
     if field.name not in schema.columns:
         raise IntegrityError(f"The payload derives {field.name!r}, which is no model column.")
     check = _finish_bounds(field.name, field.low, field.high, field.outside)
-    return field.name, schema.columns.index(field.name), _compile(field.expression, kinds), check
+    expression = _parse(field.expression, kinds)
+    times = tuple(column.name for column in schema.context if column.name in expression.columns)
+    return field.name, schema.columns.index(field.name), compile_row(expression), check, times
+
+
+def _value_of(field: FeatureField, reference: float) -> object:
+    if field.values:
+        return field.values[int(reference)]
+    return bool(reference) if field.kind == "bool" else reference
 
 
 def _places(schema: Schema) -> tuple[int | None, ...]:
