@@ -37,6 +37,7 @@ KINDS: dict[str, tuple[str, list[Any], str, str]] = {
     "a constant": ("v", ["7"] * ROWS, "left out", "text"),
     "nothing": ("v", [None] * ROWS, "left out", "text"),
     "row numbers": ("v", [str(row) for row in range(ROWS)], "left out", "int"),
+    "texts with letters and numbers": ("order", [f"ORD-{row:05}" for row in range(ROWS)], "key", "text"),
     "identifiers": ("account_id", [str(1000 + 7 * row) for row in range(ROWS)], "key", "text"),
     "unique texts": ("v", [f"A{row}" for row in range(ROWS)], "key", "text"),
     "dates": ("signed_on", [f"2026-0{1 + row % 9}-1{row % 10}" for row in range(ROWS)], "time", "datetime"),
@@ -153,3 +154,50 @@ def test_ranges_are_round_numbers_with_room(
     least: float, most: float, whole: bool, expected: tuple[float, float]
 ) -> None:
     assert widened(least, most, whole=whole) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([f"${1000 + row}.50" for row in range(ROWS)], "write plain numbers"),
+        ([f"{row},{100 + row} EUR" for row in range(ROWS)], "write plain numbers"),
+        ([f"{row / 7:.1f}%" for row in range(ROWS)], "write plain numbers"),
+        ([f"{row / 7:.3f}".replace(".", ",") for row in range(ROWS)], "write plain numbers"),
+        ([f"{row}.5" if row % 5 else f"about {row}" for row in range(ROWS)], "80.0% of them are numbers"),
+        (
+            [f"2026-01-{1 + row % 28:02}" if row % 2 else f"{row} days ago" for row in range(ROWS)],
+            "50.0% of them are dat",
+        ),
+        ([f"{1 + row % 12:02}/{1 + row // 12 % 12:02}/2026" for row in range(ROWS)], "whether day or month"),
+        ([f"{row // 2} Main Street" for row in range(ROWS)], "distinct texts, such as '0 Main Street'"),
+    ],
+)
+def test_a_text_that_is_almost_numbers_or_dates_is_said_to_be(values: list[str], words: str):
+    assert words in guess("v", values).why
+
+
+def test_prose_is_no_category_however_seldom_it_varies():
+    taken = guess("v", ["word " * 100 if row % 2 else "short" for row in range(ROWS)])
+    assert (taken.place, taken.why) == ("left out", "holds texts of up to 499 characters")
+
+
+def test_a_target_of_prose_is_refused():
+    labels = ["word " * 100 if row % 2 else "short" for row in range(ROWS)]
+    with pytest.raises(DataError, match="a label of bought has 499 characters"):
+        inferred({"bought": labels})
+
+
+def test_a_misspelt_target_is_answered_with_its_neighbour():
+    with pytest.raises(UsageError, match="no column 'bougth'; it has amount, bought; did you mean bought"):
+        inferred({}, target="bougth")
+
+
+def test_a_class_that_means_missing_is_named():
+    labels = ["none" if row % 2 else "NA" if row % 3 else "scratch" for row in range(ROWS)]
+    with pytest.raises(DataError, match="in every row that has a value; 'NA' or 'none' means missing"):
+        inferred({"bought": labels})
+    assert any("or 'none', which means" in note for note in inferred({"bought": [*LABELS[1:], "none"]}).review)
+
+
+def test_a_class_of_few_rows_is_listed_for_review():
+    assert any("class 'rare' has 3 rows" in note for note in inferred({"bought": [*LABELS[3:], *["rare"] * 3]}).review)

@@ -160,3 +160,9 @@ def test_what_a_csv_writer_wrote_is_read_back(tmp_path_factory: Any, table: Any,
     read = read_file("loans", path)
     assert read.frame.rows() == [tuple(cell or None for cell in row) for row in table]
     assert read.malformed.is_empty()
+
+
+def test_one_json_document_is_told_apart_from_lines(tmp_path: Path):
+    (tmp_path / "rows.json").write_text('[{"a": 1}]')
+    with pytest.raises(SourceError, match=r"rows\.json: one JSON document is not read; write one object on each line"):
+        read_file("rows", tmp_path / "rows.json")

@@ -7,12 +7,13 @@ gives the target away, is left out with its reason.
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from shipworthy.contract.expressions import MISSING, did_you_mean
 from shipworthy.contract.types import Column, Kind, Task
 from shipworthy.data.datetimes import Format, detect_format
 from shipworthy.data.values import cleaned, typed
@@ -26,9 +27,16 @@ SAMPLE_ROWS = 50_000  # for leaks: enough to tell an AUC of 1 from 0.99
 LEAK_AUC = 0.9995  # a single honest column does not part two classes so well
 LEAK_CORRELATION = 0.99995
 LEAK_ROWS = 50  # with fewer rows a perfect column is often chance
+MOST_CHARACTERS = 200  # of a label; a longer text is prose, and a contract of them unreadable
+RARE_ROWS = 20  # a class of fewer cannot be learnt, and hardly judged
+SHOWN_NAMES = 50  # of columns in a message
 SHOWN_CHARACTERS = 40  # of a value in a reason
 NAMES_ROWS = "names each row"
 GIVES_AWAY = "gives the target away"
+ALMOST_SHARE = 0.5  # of the texts that are numbers, for the rest to be worth a word
+SOME_SHARE = 0.2  # of the texts that are dates of one format
+_UNITS = r"[$€£¥%'\s]|\b(?:USD|EUR|GBP|CHF|JPY)\b"  # what stands with a number in a text: signs, blanks, currencies
+_THOUSANDS = r"[.,](\d{3})\b"
 _PROTECTED = re.compile(
     r"(^|_)(sex|gender|race|ethnic\w*|religion|nationality|disab\w+|age_?(group|band|range|bracket)|marital\w*)(_|$)"
 )
@@ -114,7 +122,9 @@ def infer(
 
 def _judge_name(name: str, frame: pl.DataFrame) -> None:
     if name not in frame.columns:
-        raise UsageError(f"the data has no column {name!r}; it has {', '.join(frame.columns[:50])}")
+        known = ", ".join(frame.columns[:SHOWN_NAMES])
+        more = f" and {frame.width - SHOWN_NAMES} more" if frame.width > SHOWN_NAMES else ""
+        raise UsageError(f"the data has no column {name!r}; it has {known}{more}{did_you_mean(name, frame.columns)}")
 
 
 # --- the target
@@ -129,6 +139,8 @@ class _Target:
     classes: tuple[str, ...]
     positive: str | None
     usual: str | float
+    rare: dict[str, int] = field(default_factory=dict)  # classes of few rows, with their number
+    absent: str = ""  # the words that mean missing, as they stand in the column
 
 
 def _target(frame: pl.DataFrame, name: str) -> _Target:
@@ -138,17 +150,44 @@ def _target(frame: pl.DataFrame, name: str) -> _Target:
         raise DataError(f"the target {name} has no value in any of {frame.height} rows; choose another --target")
     counts = dict(present.value_counts(sort=True).iter_rows())
     if len(counts) == 1:
-        raise DataError(f"the target {name} is {_short(present[0])} in every row; there is nothing to learn")
+        raise DataError(
+            f"the target {name} is {_short(present[0])} in every row{_without_truth(frame[name])}; "
+            "there is nothing to learn"
+        )
     numbers = _numbers(frame[name])
     numeric = _known(numbers) >= FITTING_SHARE * len(present)
     if len(counts) == 2 or (len(counts) <= MOST_CLASSES and not (numeric and _has_fraction(frame[name], numbers))):
-        return _classes(name, texts, counts)
+        return replace(_classes(name, texts, counts), absent=_words_for_missing(frame[name]))
     if numeric:
         return _regression(name, numbers)
     raise DataError(
         f"the target {name} has {len(counts)} distinct texts, such as {_short(present[0])}: too many for classes, and "
         f"no numbers; choose another --target, or group them into at most {MOST_CLASSES}"
     )
+
+
+def _without_truth(series: pl.Series) -> str:
+    """The words that stand where a value is missing, with what to do if one is a class."""
+    words = _words_for_missing(series)
+    if not words:
+        return " that has a value" if series.null_count() else ""
+    return f" that has a value; {words} means missing: where it is a class, write it as another word"
+
+
+def _words_for_missing(series: pl.Series) -> str:
+    if series.dtype != pl.String:
+        return ""
+    trimmed = series.str.strip_chars().unique()
+    return " or ".join(map(_short, sorted(trimmed.filter(trimmed.is_in(MISSING) & (trimmed != "")).to_list())))
+
+
+def _judge_labels(name: str, labels: Collection[str]) -> None:
+    longest = max(labels, key=len)
+    if len(longest) > MOST_CHARACTERS:
+        raise DataError(
+            f"a label of {name} has {len(longest)} characters, {_short(longest)}; a label has at most "
+            f"{MOST_CHARACTERS}: choose another column, or shorten its labels"
+        )
 
 
 def _classes(name: str, texts: pl.Series, counts: dict[str, int]) -> _Target:
@@ -159,6 +198,7 @@ def _classes(name: str, texts: pl.Series, counts: dict[str, int]) -> _Target:
             f"class {_short(single[0])} of the target {name} has one row{others}; gather more, merge it with another "
             "class, or take the row out"
         )
+    _judge_labels(name, counts)
     classes = _ordered(list(counts))
     positive = None
     if len(classes) == 2:
@@ -172,6 +212,7 @@ def _classes(name: str, texts: pl.Series, counts: dict[str, int]) -> _Target:
         classes=classes,
         positive=positive,
         usual=max(classes, key=lambda label: counts[label]),
+        rare={label: count for label, count in counts.items() if count < RARE_ROWS},
     )
 
 
@@ -238,13 +279,32 @@ def _label(series: pl.Series, texts: pl.Series) -> Guess:
         return Guess(name, "feature", "bool", missing=missing)
     if _is_group(name) and distinct <= MOST_CATEGORIES:
         return _group(name, texts)
+    longest = present.str.len_chars().max()
+    if isinstance(longest, int) and longest > MOST_CHARACTERS:
+        return Guess(name, "left out", "text", f"holds texts of up to {longest} characters", missing=missing)
     if distinct <= MOST_CATEGORIES and (distinct <= 3 or distinct <= len(present) / 5):
         return Guess(name, "feature", "category", values=_ordered(present.unique().to_list()), missing=missing)
-    if distinct == len(present) and not present.str.contains(r"\s").any():
+    almost = _almost(series, present)
+    if distinct == len(present) and not almost and not present.str.contains(r"\s").any():
         return Guess(name, "left out", "text", NAMES_ROWS, missing=missing)
-    return Guess(
-        name, "left out", "text", f"holds {distinct} distinct texts, such as {_short(present[0])}", missing=missing
-    )
+    why = f"holds {distinct} distinct texts, such as {_short(present[0])}{almost}"
+    return Guess(name, "left out", "text", why, missing=missing)
+
+
+def _almost(series: pl.Series, present: pl.Series) -> str:
+    """What a column of texts would be if it were written otherwise, or nothing."""
+    share = _known(_numbers(series)) / len(present)
+    if share >= ALMOST_SHARE:
+        return f"; {share:.1%} of them are numbers: clear the others to have it as a feature"
+    bare = present.str.replace_all(_UNITS, "").str.replace_all(_THOUSANDS, "$1").str.replace(",", ".", literal=True)
+    if _known(bare.cast(pl.Float64, strict=False)) >= FITTING_SHARE * len(present):
+        return "; write plain numbers, such as 1234.5, to have it as a feature"
+    found = detect_format(present) if series.dtype == pl.String else None
+    if found is not None and found.ambiguous:
+        return "; whether day or month comes first cannot be told: write year-month-day"
+    if found is not None and found.share >= SOME_SHARE:
+        return f"; {found.share:.1%} of them are dates as {found.pattern}: write all in one format"
+    return ""
 
 
 def _is_group(name: str) -> bool:
@@ -451,6 +511,10 @@ def _review(found: Inference, frame: pl.DataFrame, goal: _Target) -> Iterator[st
         yield "target.known_after: say how long after a row its truth is known, so that nothing learns from the future"
 
 
+def _called(words: str) -> str:
+    return f", or {words}, which means missing unless target.values lists it," if words else ""
+
+
 def _target_notes(goal: _Target) -> Iterator[str]:
     if goal.task == "binary":
         yield f'target: "{goal.positive}" is taken as the positive class, whose probability is thresholded'
@@ -458,8 +522,10 @@ def _target_notes(goal: _Target) -> Iterator[str]:
         numeric = all(label.replace(".", "", 1).isdigit() for label in goal.classes)
         amounts = "; if they are amounts, make it type: regression" if numeric else ""
         yield f"target: {len(goal.classes)} classes{amounts}"
+    for label, count in goal.rare.items():
+        yield f"target: class {_short(label)} has {count} rows, too few to be learnt; gather more, or merge classes"
     if goal.guess.missing:
-        yield f"target: {goal.guess.missing:.2%} of the rows have none and go to quarantine"
+        yield f"target: {goal.guess.missing:.2%} of the rows have none{_called(goal.absent)} and go to quarantine"
 
 
 def _notes(guess: Guess, frame: pl.DataFrame) -> Iterator[str]:

@@ -89,6 +89,8 @@ def read_file(name: str, path: Path, *, digest: str | None = None) -> SourceRead
         raise SourceError(f"{path}: the file is empty; it needs a header and rows")
     if content.startswith(b"PAR1"):
         frame, malformed = _read_parquet(content, path), _no_malformed()
+    elif _suffix(path) == ".json":
+        raise SourceError(f"{path}: one JSON document is not read; write one object on each line of a .jsonl file")
     elif _suffix(path) in (".jsonl", ".ndjson"):
         frame, malformed = _read_json_lines(content, path), _no_malformed()
     else:
@@ -149,7 +151,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise SourceError(f"{path}: no such file; correct the path, which is relative to the project") from error
+        raise SourceError(f"{path}: there is no such file; correct the path") from error
     except IsADirectoryError as error:
         raise SourceError(f"{path}: is a directory; name one file") from error
     except PermissionError as error:

@@ -1,5 +1,6 @@
 """`shipworthy init`: a working contract and train.py for a CSV."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -44,5 +45,8 @@ def _show(face: Face, report: InitReport) -> None:
         face.say("\n[bold]Review[/], for a machine can only guess:")
         for line in report.review:
             face.say(f"  - {escape(line)}")
-    face.say(f"\nWritten to {escape(str(report.directory))}: {', '.join(report.written)}")
-    face.say(f"Next: read {report.directory}/shipworthy.yaml, then run: shipworthy ship --project {report.directory}")
+    place = str(report.directory)
+    face.say(f"\nWritten to {escape(place)}: {escape(', '.join(report.written))}")
+    face.say(
+        f"Next: read {escape(place)}/shipworthy.yaml, then run: shipworthy ship --project {escape(shlex.quote(place))}"
+    )

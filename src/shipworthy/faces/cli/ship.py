@@ -1,6 +1,7 @@
 """`shipworthy ship`: from the sources to a signed release."""
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -88,7 +89,7 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float) -> None:
     face.say(f"[bold green]{escape(report.release)}[/] is signed and deployed to local. ({seconds:.1f} s)")
     if unsure:
         face.say(f"[yellow]Only local serves it[/]: evidence is insufficient for {escape(', '.join(unsure))}.")
-    face.say(f"Next: shipworthy serve --project {escape(str(root))}")
+    face.say(f"Next: shipworthy serve --project {escape(shlex.quote(str(root)))}")
 
 
 def _verdict_row(verdict: dict[str, Any]) -> list[str | Text]:
