@@ -162,9 +162,7 @@ def draw_rows(chance: random.Random) -> list[dict[str, Any]]:
 
 
 def judged(rows: list[dict[str, Any]], contract: Any) -> tuple[Validated, dict[int, str]]:
-    frame = pl.DataFrame(
-        {name: pl.Series([as_text(row[name]) for row in rows], dtype=pl.String) for name in rows[0]}
-    )
+    frame = pl.DataFrame({name: pl.Series([as_text(row[name]) for row in rows], dtype=pl.String) for name in rows[0]})
     validated = validate(contract, frame)
     quarantined = validated.quarantined
     return validated, dict(zip(quarantined["row"] - 1, quarantined["reasons"], strict=True))

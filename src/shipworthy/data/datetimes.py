@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 
 SAMPLE_ROWS = 2000  # enough to tell day from month; the whole column is then held to one format
-EARLIEST_YEAR, LATEST_YEAR = 1000, 9999  # a year of two digits read by %Y gives 13, which nobody means
+EARLIEST_YEAR, LATEST_YEAR = 1000, 9998  # %Y reads 13 as a year; 9999 is beyond the calendar in some zone
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d-%m-%Y")
 _TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f")
 _OFFSETS = (" %H:%M%#z", "T%H:%M%#z", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z")

@@ -108,8 +108,8 @@ class RequestDecoder:
         self._direct = schema.columns == tuple(field.name for field in schema.features)
         self._plain = self._direct and not self._needs_values and all(_is_plain(field) for field in schema.features)
         self._colons = any(field.kind in ("text", "datetime", "category") for field in schema.features)
-        for field in (*schema.features, *schema.context):
-            find_zone(field.zone)  # one that this machine lacks is found before anything is answered
+        for zone in (*(field.zone for field in schema.features), *(field.zone for field in schema.context)):
+            find_zone(zone)  # one that this machine lacks is found before anything is answered
         self._dated = tuple((i, field) for i, field in enumerate(schema.context) if field.kind == "datetime")
 
     def decode(self, body: bytes) -> Sample:
@@ -153,9 +153,8 @@ class RequestDecoder:
     def _mended(self, item: Any) -> Any:
         if not isinstance(item, dict):
             return item
-        parts = {"inputs": self._features, "context": self.schema.context}
-        mended = {name: _mended_values(item[name], fields) for name, fields in parts.items() if name in item}
-        return _copied(item, mended)
+        parts = (("inputs", self._features), ("context", self.schema.context))
+        return _copied(item, {name: _mended_values(item[name], fields) for name, fields in parts if name in item})
 
     def fallback_action(self, sample: Sample) -> str | float | None:
         """The action of the first fallback rule that holds; None if none does."""
@@ -314,7 +313,7 @@ def _copied(item: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def _mended_values(item: Any, fields: Sequence[FeatureField] | Sequence[ContextField]) -> Any:
+def _mended_values(item: Any, fields: Sequence[FeatureField | ContextField]) -> Any:
     """What a table reader does to a value that has the right type: see `data.values`."""
     if not isinstance(item, dict):
         return item

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from shipworthy.contract.expressions import MISSING
 from shipworthy.kernel.errors import IntegrityError
 
-EARLIEST_YEAR, LATEST_YEAR = 1000, 9999
+EARLIEST_YEAR, LATEST_YEAR = 1000, 9998
 SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _LEAP = "60"  # a second that RFC 3339 knows and Python does not
 _ISO = re.compile(
