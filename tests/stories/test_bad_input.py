@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,26 +234,6 @@ def test_a_server_starts_and_answers_with_the_ledger_deleted(project: Path, serv
         status, answer = server.post(example, token=token)
         assert status == 200
         assert answer["source"] == "model"
-
-
-def test_ship_killed_in_any_stage_carries_on_to_the_same_release(
-    tmp_path: Path, home: dict[str, str], shipworthy: Callable[..., Any]
-):
-    folder = write_project(tmp_path / "loans")
-    argv = [sys.executable, "-m", "shipworthy", "ship", "--project", str(folder)]
-    for stage in ("ingest", "train", "payload", "gates", "release"):
-        running = subprocess.Popen(argv, env=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        assert running.stderr is not None
-        for line in running.stderr:
-            if line.startswith(stage):
-                time.sleep(0.05)
-                break
-        running.send_signal(signal.SIGKILL)
-        running.communicate()
-    done = shipworthy("ship", "--project", folder, "--json")
-    assert done.code == 0, done.err
-    assert done.document["release"] == "loans:1"
-    assert shipworthy("verify", "all", "--project", folder).code == 0
 
 
 def test_interrupting_ship_says_how_to_carry_on(tmp_path: Path, home: dict[str, str]):
