@@ -559,3 +559,26 @@ def test_any_value_anywhere_is_a_contract_or_a_contract_error() -> None:
             end = min([rest.index(stop) for stop in ",}]#" if stop in rest] or [len(rest)])
             edited = line[: start + 2] + pick.choice(values) + " " + rest[end:]
             check_total("\n".join([*lines[:number], edited, *lines[number + 1 :]]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "message"),
+    [
+        ("serving: {workers: «2}", "serving.workers", "does not work yet; use 1"),
+        ("records: {when_full: «spool}", "records.when_full", "spool does not work yet; use refuse"),
+    ],
+)
+def test_what_does_not_work_yet_is_refused(section: str, key: str, message: str) -> None:
+    last = "gates: {performance: {mae: {better_than: baseline}, r2: {at_least: 0.1}}}\n"
+    check_change(REGRESSION, last, f"{last}{section}\n", key, message)
+
+
+@pytest.mark.parametrize("bound", ["0.5", "9007199254740992"])
+def test_the_bounds_of_whole_numbers_are_whole(bound: str) -> None:
+    old = "distance: {type: float, unit: km, range: [0, 20000], outside: clip}"
+    new = f"distance: {{type: int, unit: km, range: «[-1, {bound}], outside: clip}}"
+    check_change(REGRESSION, old, new, "features.distance.range", "its bounds are whole numbers")
+
+
+def test_a_bound_that_float32_cannot_hold_is_refused() -> None:
+    check_change(REGRESSION, "[0, 20000]", "«[0, 1.0e39]", "features.distance.range", "float32")

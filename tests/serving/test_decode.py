@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipworthy.bundle.format import DerivedField, FallbackRule, FeatureField, Schema
+from shipworthy.bundle.format import CheckField, ContextField, DerivedField, FallbackRule, FeatureField, Schema
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
 from tests.serving.conftest import good_request, loans_policy, loans_schema
@@ -244,3 +244,82 @@ def test_dates_feed_derived_columns_and_a_bad_one_is_named_with_the_rest() -> No
     with pytest.raises(InvalidRequestError) as caught:
         decoder.decode(b'{"inputs": {"at": "soon", "x": -1}}')
     assert {problem.field for problem in caught.value.errors} == {"inputs.at", "inputs.x"}
+
+
+def parcels(**changes: Any) -> RequestDecoder:
+    """A decoder whose derived columns read a feature and a context column on their clocks."""
+    fields: dict[str, Any] = {
+        "system": "s",
+        "features": (
+            FeatureField(name="due", kind="datetime", zone="Europe/Vienna"),
+            FeatureField(name="legs", kind="int", low=0, high=9),
+            FeatureField(name="note", kind="text", missing="allow"),
+        ),
+        "context": (
+            ContextField(name="sent", kind="datetime", role="time", zone="America/New_York"),
+            ContextField(name="load", kind="float", role="slice", low=0, high=10),
+        ),
+        "derived": (
+            DerivedField(name="due_hour", kind="int", expression="hour(due)"),
+            DerivedField(name="sent_hour", kind="int", expression="hour(sent)"),
+        ),
+        "columns": ("legs", "due_hour", "sent_hour"),
+        "checks": (CheckField(name="not lost", condition='note != "lost"'),),
+    }
+    return RequestDecoder(Schema(**{**fields, **changes}))
+
+
+def parcel(context: dict[str, Any] | None = None, **changes: Any) -> bytes:
+    inputs = {"due": "2026-07-01T09:30:00", "legs": 2, **changes}
+    return json.dumps({"inputs": inputs, "context": context}).encode()
+
+
+def test_parts_of_dates_are_read_on_the_clock_of_their_column() -> None:
+    sample = parcels().decode(parcel({"sent": "2026-07-01T00:30:00Z"}))
+    assert list(sample.floats) == [2.0, 9.0, 20.0]
+    assert list(parcels().decode(parcel(due="2026-07-01T07:30:00Z")).floats[:2]) == [2.0, 9.0]
+    assert sample.warnings is None
+
+
+@pytest.mark.parametrize("context", [None, {}, {"sent": None}])
+def test_a_derived_column_whose_context_is_missing_is_missing_and_said(context: Any) -> None:
+    sample = parcels().decode(parcel(context))
+    assert math.isnan(sample.floats[2])
+    assert sample.warnings == ["sent_hour is computed from context.sent, which is missing: taken as missing"]
+
+
+def test_a_whole_number_may_be_written_with_a_point_and_a_word_for_missing_is_missing() -> None:
+    sample = parcels().decode(parcel(legs=5.0, note=""))
+    assert sample.floats[0] == 5.0
+    assert sample.inputs.f1 == 5
+    assert type(sample.inputs.f1) is int
+    assert sample.inputs.f2 is None
+
+
+def test_a_row_that_a_check_refuses_is_refused_by_its_name() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parcels().decode(parcel(note="lost"))
+    assert [(problem.field, problem.expected) for problem in caught.value.errors] == [
+        ("check not lost", 'note != "lost"')
+    ]
+
+
+def test_context_is_held_to_its_range() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parcels().decode(parcel({"load": 11, "sent": "2026-03-08T02:30:00"}))
+    assert {problem.field for problem in caught.value.errors} == {"context.load", "context.sent"}
+
+
+def test_half_a_character_is_refused() -> None:
+    assert refuse(json.dumps(good_request()).replace('"a1"', '"\\ud800"').encode()).status == 400
+
+
+def test_a_row_without_its_reference_value_where_that_would_be_refused() -> None:
+    derived = (msgspec.structs.replace(parcels().schema.derived[0], expression="legs * 2", high=10, outside="reject"),)
+    decoder = parcels(derived=derived, columns=("legs", "due_hour"))
+    assert list(decoder.ablate(decoder.decode(parcel()), {"legs": 9.0})) == []
+
+
+def test_a_zone_that_this_machine_lacks_is_refused_at_once() -> None:
+    with pytest.raises(IntegrityError, match="Mars/Base"):
+        parcels(features=(FeatureField(name="due", kind="datetime", zone="Mars/Base"),), columns=("due_hour",))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import polars as pl
 
 SAMPLE_ROWS = 2000  # enough to tell day from month; the whole column is then held to one format
-EARLIEST_YEAR, LATEST_YEAR = 1000, 9998  # %Y reads 13 as a year; 9999 is beyond the calendar in some zone
+EARLIEST_YEAR, LATEST_YEAR = 1000, 9999  # a year of two digits read by %Y gives 13, which nobody means
+LATEST_ZONED_YEAR = 2099  # tables of time zones end there, and readers differ on what comes after
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d-%m-%Y")
 _TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f")
 _OFFSETS = (" %H:%M%#z", "T%H:%M%#z", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z")
@@ -49,11 +50,13 @@ def parse_datetimes(texts: pl.Expr, pattern: str, zone: str | None) -> pl.Expr:
     """Instants in UTC, microseconds; null where a text is not of the format or its local time does not exist.
 
     A text without an offset is local time in `zone` (UTC when None); of an hour that a clock shows twice it
-    is the first.
+    is the first. With a zone, years end at 2099.
     """
     parsed = texts.str.to_datetime(pattern, strict=False, time_unit="us")
     instants = parsed if "z" in pattern else localise(parsed, zone)
-    years = (parsed.dt.year() >= EARLIEST_YEAR) & (instants.dt.year() <= LATEST_YEAR)
+    years = (parsed.dt.year() >= EARLIEST_YEAR) & (
+        instants.dt.year() <= (LATEST_YEAR if zone is None else LATEST_ZONED_YEAR)
+    )
     return pl.when(years).then(instants)
 
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from shipworthy.contract.expressions import MISSING
 from shipworthy.kernel.errors import IntegrityError
 
-EARLIEST_YEAR, LATEST_YEAR = 1000, 9998
+EARLIEST_YEAR, LATEST_YEAR, LATEST_ZONED_YEAR = 1000, 9999, 2099  # as `data.datetimes` has them
 SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _LEAP = "60"  # a second that RFC 3339 knows and Python does not
 _ISO = re.compile(
@@ -73,7 +73,9 @@ def _moment(found: re.Match[str], zone: ZoneInfo | None) -> datetime | None:
     else:
         moment = (local - _shift(offset)).replace(tzinfo=UTC)
         local = moment.replace(tzinfo=None)
-    if moment is None or not (local.year >= EARLIEST_YEAR and moment.year <= LATEST_YEAR):
+    if moment is None or not (
+        local.year >= EARLIEST_YEAR and moment.year <= (LATEST_ZONED_YEAR if zone else LATEST_YEAR)
+    ):
         return None
     return moment if zone is None else moment.astimezone(zone)
 
