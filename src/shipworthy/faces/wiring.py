@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shipworthy.kernel.digest import digest_bytes
-from shipworthy.kernel.errors import StorageError
+from shipworthy.kernel.errors import NotFoundError, StorageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.store import Ledger, open_ledger
 from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key, load_public_keys
@@ -93,6 +93,9 @@ def open_parts(root: Path) -> Iterator[Parts]:
 def open_to_read(root: Path) -> Iterator[Ledger]:
     """The ledger of the project at `root` for a command that only looks; nothing can be recorded."""
     project = Project(root)
+    project.require()
+    if not project.log.is_dir():
+        raise NotFoundError(f"{root}: nothing has happened here yet; run `shipworthy ship --project {root}`")
     keys = load_public_keys(project.public_keys)
     with open_ledger(project.ledger_url(os.environ), project.log, None, time.time, keys=keys) as ledger:
         yield ledger

@@ -9,9 +9,11 @@ from typing import Any
 from shipworthy.bundle.deployment import bundle_path
 from shipworthy.kernel.errors import NotFoundError
 from shipworthy.ledger.lineage import Direction, Edge
+from shipworthy.ledger.store import Ledger
 from shipworthy.records.format import Record
 from shipworthy.records.read import find_record, read_records
-from shipworthy.workflows.project import Parts, read_contract
+from shipworthy.workflows.layout import Project
+from shipworthy.workflows.project import read_contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +27,18 @@ class Trail:
     kinds: Mapping[str, str]  # digest -> what artefact it is, in a word
 
 
-def find_release(parts: Parts, name: str | None) -> dict[str, Any]:
+def find_release(ledger: Ledger, name: str | None) -> dict[str, Any]:
     """The release called `name`, or the newest.
 
     Raises:
         NotFoundError: there is none.
     """
-    releases = parts.ledger.releases()
+    releases = ledger.releases()
     if name is None:
         if not releases:
             raise NotFoundError("there is no release yet; run `shipworthy ship`")
         return releases[-1]
-    return parts.ledger.find_release(name)
+    return ledger.find_release(name)
 
 
 def release_name(release: Mapping[str, Any]) -> str:
@@ -44,23 +46,23 @@ def release_name(release: Mapping[str, Any]) -> str:
     return f"{release['system']}:{release['version']}"
 
 
-def release_directory(parts: Parts, release: Mapping[str, Any]) -> Path:
+def release_directory(project: Project, release: Mapping[str, Any]) -> Path:
     """Where the release's bundle is kept.
 
     Raises:
         NotFoundError: it is gone.
     """
-    path = bundle_path(parts.project.releases, str(release["digest"]))
+    path = bundle_path(project.releases, str(release["digest"]))
     if not path.is_dir():
-        raise NotFoundError(f"{release_name(release)}: its bundle is not in {parts.project.releases}")
+        raise NotFoundError(f"{release_name(release)}: its bundle is not in {project.releases}")
     return path
 
 
-def status(parts: Parts) -> dict[str, Any]:
+def status(project: Project, ledger: Ledger) -> dict[str, Any]:
     """Releases, deployments by environment, and the next step."""
-    releases = parts.ledger.releases()
-    contract = read_contract(parts.project)
-    deployments = {name: parts.ledger.current_deployment(name) for name in contract.environments}
+    releases = ledger.releases()
+    contract = read_contract(project)
+    deployments = {name: ledger.current_deployment(name) for name in contract.environments}
     serving = deployments.get("local")
     newest = release_name(releases[-1]) if releases else None
     step = "shipworthy serve" if serving else "shipworthy ship"
@@ -72,79 +74,79 @@ def status(parts: Parts) -> dict[str, Any]:
             for release in releases
         ],
         "deployments": deployments,
-        "next": f"{step} --project {parts.project.root}",
+        "next": f"{step} --project {project.root}",
     }
 
 
-def lineage(parts: Parts, name: str, directions: tuple[Direction, ...]) -> list[Trail]:
+def lineage(project: Project, ledger: Ledger, name: str, directions: tuple[Direction, ...]) -> list[Trail]:
     """The trails of `name`: a prediction's id, a release, a snapshot's digest, a run, a deployment, or a file.
 
     Raises:
         NotFoundError: nothing of that name is known.
     """
-    node, record = _resolve(parts, name)
+    node, record = _resolve(project, ledger, name)
     trails = []
     for direction in directions:
-        edges = tuple(parts.ledger.lineage(node, direction))
+        edges = tuple(ledger.lineage(node, direction))
         if record is not None and direction == "up":
             edges = (Edge(node, "answered", f"prediction:{name}", 0), *edges)
         if record is not None and direction == "down":
             edges = ()
-        predictions = _predictions(parts, node, edges) if record is None else {}
-        trails.append(Trail(name, direction, edges, predictions, _kinds(parts, edges)))
+        predictions = _predictions(project, node, edges) if record is None else {}
+        trails.append(Trail(name, direction, edges, predictions, _kinds(ledger, edges)))
     if record is None and not any(trail.edges for trail in trails):
         raise NotFoundError(f"nothing is known of {name!r}; give a prediction's id, a release, a snapshot or a file")
     return trails
 
 
-def _kinds(parts: Parts, edges: tuple[Edge, ...]) -> dict[str, str]:
+def _kinds(ledger: Ledger, edges: tuple[Edge, ...]) -> dict[str, str]:
     """What the artefacts on a trail are: a payload is known by its manifest."""
     found = {}
     for digest in {node for edge in edges for node in (edge.parent, edge.child) if node.startswith("sha256:")}:
-        artefact = parts.ledger.find_artefact(digest)
+        artefact = ledger.find_artefact(digest)
         if artefact is not None:
             found[digest] = str(artefact["kind"]).partition("/")[0]
     return found
 
 
-def _resolve(parts: Parts, name: str) -> tuple[str, Record | None]:
+def _resolve(project: Project, ledger: Ledger, name: str) -> tuple[str, Record | None]:
     """The ledger's node for what a person wrote, and the record if it is a prediction."""
-    record = _find_prediction(parts, name)
+    record = _find_prediction(project, name)
     if record is not None:
         return f"release:{record.release}", record
-    for release in parts.ledger.releases():
+    for release in ledger.releases():
         if name in (release_name(release), release["digest"], release["payload"]):
             return f"release:{release_name(release)}", None
-    for snapshot in parts.ledger.snapshots():
+    for snapshot in ledger.snapshots():
         if name in (snapshot["digest"], f"snapshot:{snapshot['digest']}") or _is_short(name, snapshot["digest"]):
             return f"snapshot:{snapshot['digest']}", None
-    for run in parts.ledger.runs():
+    for run in ledger.runs():
         if name in (run["run"], f"run:{run['run']}"):
             return f"run:{run['run']}", None
-    return _file_node(parts, name) or name, None
+    return _file_node(project, ledger, name) or name, None
 
 
 def _is_short(name: str, digest: str) -> bool:
     return len(name) >= 8 and digest.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
 
 
-def _file_node(parts: Parts, name: str) -> str | None:
+def _file_node(project: Project, ledger: Ledger, name: str) -> str | None:
     """The newest version of a file that some stage read."""
     relative = name
     path = Path(name)
-    if path.exists() and path.resolve().is_relative_to(parts.project.root.resolve()):
-        relative = str(path.resolve().relative_to(parts.project.root.resolve()))
+    if path.exists() and path.resolve().is_relative_to(project.root.resolve()):
+        relative = str(path.resolve().relative_to(project.root.resolve()))
     prefix = f"file:{relative}@"
     newest = None
-    for entry in parts.ledger.events():
+    for entry in ledger.events():
         for link in entry.body.get("links", ()):
             if str(link["parent"]).startswith(prefix):
                 newest = str(link["parent"])
     return newest
 
 
-def _find_prediction(parts: Parts, name: str) -> Record | None:
-    for environment in _recorded(parts):
+def _find_prediction(project: Project, name: str) -> Record | None:
+    for environment in _recorded(project):
         try:
             return find_record(environment, name)
         except NotFoundError:
@@ -152,17 +154,17 @@ def _find_prediction(parts: Parts, name: str) -> Record | None:
     return None
 
 
-def _recorded(parts: Parts) -> list[Path]:
+def _recorded(project: Project) -> list[Path]:
     """The record folders of all environments."""
-    folder = parts.project.state / "records"
+    folder = project.state / "records"
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def _predictions(parts: Parts, node: str, edges: tuple[Edge, ...]) -> dict[str, int]:
+def _predictions(project: Project, node: str, edges: tuple[Edge, ...]) -> dict[str, int]:
     """How many answers each release on the trail gave."""
     nodes = {node, *(edge.child for edge in edges)}
     releases = {name.removeprefix("release:") for name in nodes if name.startswith("release:")}
     if not releases:
         return {}
-    counts = Counter(record.release for folder in _recorded(parts) for record in read_records(folder))
+    counts = Counter(record.release for folder in _recorded(project) for record in read_records(folder))
     return {name: counts[name] for name in sorted(releases) if counts[name]}

@@ -8,10 +8,11 @@ from rich.tree import Tree
 
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
-from shipworthy.faces.wiring import open_parts
+from shipworthy.faces.wiring import open_to_read
 from shipworthy.ledger.lineage import Direction
 from shipworthy.workflows.inspect import Trail
 from shipworthy.workflows.inspect import lineage as trace
+from shipworthy.workflows.layout import Project
 
 
 @command("lineage")
@@ -21,8 +22,9 @@ from shipworthy.workflows.inspect import lineage as trace
 def lineage(root: Path, face: Face, node: str, up: bool, down: bool) -> int:
     """Walk from NODE (a prediction's id, release, snapshot, run or file) both ways."""
     directions: tuple[Direction, ...] = ("up", "down") if up == down else ("up",) if up else ("down",)
-    with open_parts(root) as parts:
-        trails = trace(parts, node, directions)
+    project = Project(root)
+    with open_to_read(root) as ledger:
+        trails = trace(project, ledger, node, directions)
     face.result(
         {
             trail.direction: {

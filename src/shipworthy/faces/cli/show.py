@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from shipworthy.kernel.errors import ContractError
@@ -38,7 +38,8 @@ class Face:
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str | None = None) -> None:
         """A table for people."""
-        table = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        columns = [Column(heading, overflow="fold") for heading in headings]  # a cut name could be another's
+        table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for row in rows:
             table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
         console = Console(highlight=False, stderr=self.as_json, width=max(100, self.out.width))
@@ -70,9 +71,13 @@ def outcome_text(outcome: str) -> Text:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A measured value as people read it."""
+    """A measured value as people read it.
+
+    >>> number(0.123456), number(103912.4), number(400)
+    ('0.1235', '103,912', '400')
+    """
     if value is None:
         return "-"
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:.{digits}g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"

@@ -7,15 +7,17 @@ from rich.markup import escape
 from shipworthy.faces.cli.lineage import short
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
-from shipworthy.faces.wiring import open_parts
+from shipworthy.faces.wiring import open_to_read
 from shipworthy.workflows.inspect import status as look
+from shipworthy.workflows.layout import Project
 
 
 @command("status")
 def status(root: Path, face: Face) -> int:
     """Show releases, deployments and the next step."""
-    with open_parts(root) as parts:
-        found = look(parts)
+    project = Project(root)
+    with open_to_read(root) as ledger:
+        found = look(project, ledger)
     face.result(found)
     if face.as_json:
         return 0
