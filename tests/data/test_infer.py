@@ -38,6 +38,12 @@ KINDS: dict[str, tuple[str, list[Any], str, str]] = {
     "nothing": ("v", [None] * ROWS, "left out", "text"),
     "row numbers": ("v", [str(row) for row in range(ROWS)], "left out", "int"),
     "texts with letters and numbers": ("order", [f"ORD-{row:05}" for row in range(ROWS)], "key", "text"),
+    "whole numbers that a float64 cannot tell apart": (
+        "v",
+        [str(2**53 + row // 3) for row in range(ROWS)],
+        "left out",
+        "int",
+    ),
     "identifiers": ("account_id", [str(1000 + 7 * row) for row in range(ROWS)], "key", "text"),
     "unique texts": ("v", [f"A{row}" for row in range(ROWS)], "key", "text"),
     "dates": ("signed_on", [f"2026-0{1 + row % 9}-1{row % 10}" for row in range(ROWS)], "time", "datetime"),

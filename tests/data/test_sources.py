@@ -166,3 +166,9 @@ def test_one_json_document_is_told_apart_from_lines(tmp_path: Path):
     (tmp_path / "rows.json").write_text('[{"a": 1}]')
     with pytest.raises(SourceError, match=r"rows\.json: one JSON document is not read; write one object on each line"):
         read_file("rows", tmp_path / "rows.json")
+
+
+def test_a_column_of_durations_is_refused_by_name(tmp_path: Path):
+    pl.DataFrame({"took": pl.Series([1, 2], dtype=pl.Duration)}).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(SourceError, match=r"column 'took' holds Duration.*; write a number, text, bool or date"):
+        read_file("rows", tmp_path / "rows.parquet")

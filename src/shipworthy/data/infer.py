@@ -16,7 +16,7 @@ import polars as pl
 from shipworthy.contract.expressions import MISSING, did_you_mean
 from shipworthy.contract.types import Column, Kind, Task
 from shipworthy.data.datetimes import Format, detect_format
-from shipworthy.data.values import cleaned, typed
+from shipworthy.data.values import EXACT_WHOLE, cleaned, typed
 from shipworthy.kernel.errors import DataError, UsageError
 from shipworthy.stats.metrics import roc_auc
 
@@ -261,6 +261,9 @@ def _number(series: pl.Series, texts: pl.Series, numbers: pl.Series) -> Guess:
         return Guess(name, "left out", "int", "numbers the rows")
     if whole and _KEY.search(name) and texts.n_unique() > 0.9 * len(texts):
         return Guess(name, "left out", "int", NAMES_ROWS, missing=missing)
+    if whole and max(-least, most) >= EXACT_WHOLE:
+        why = "holds whole numbers of 2**53 and more, which a model cannot tell apart"
+        return Guess(name, "left out", "int", why, missing=missing)
     strays = _known(texts) - len(known)
     bounds = widened(least, most, whole=whole)
     return Guess(name, "feature", "int" if whole else "float", range=bounds, missing=missing, strays=strays)

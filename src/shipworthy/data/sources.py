@@ -36,6 +36,7 @@ MALFORMED_SCHEMA: dict[str, type[pl.DataType]] = {
     "text": pl.String,
     "reason": pl.String,
 }
+_UNREAD = (pl.Duration, pl.Time, pl.Binary, pl.Object)  # kinds of column that no type of the contract reads
 _NEWLINE, _RETURN, _QUOTE = 10, 13, 34
 
 
@@ -229,8 +230,8 @@ def _json_problem(content: bytes, path: Path) -> str | None:
 
 def _flat(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     for column, kind in frame.schema.items():
-        if kind.is_nested():
-            raise SourceError(f"{path}: column {column!r} holds {kind}; write one plain value in each row")
+        if kind.is_nested() or kind in _UNREAD:
+            raise SourceError(f"{path}: column {column!r} holds {kind}; write a number, text, bool or date in each row")
     if not frame.height:
         raise SourceError(f"{path}: the file has columns and no rows; it needs rows")
     return frame
