@@ -1,14 +1,23 @@
 """`serve`: what is deployed, verified, with an example of a request. Needs no ledger."""
 
+import random
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from shipworthy.bundle.deployment import bundle_path, read_deployment
-from shipworthy.bundle.format import FeatureField
+from shipworthy.bundle.format import ColumnBaseline, ContextField, FeatureField, Schema
 from shipworthy.bundle.verify import VerifiedBundle, verify_bundle
 from shipworthy.kernel.errors import NotFoundError
 from shipworthy.security.keys import load_public_keys
+from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
 from shipworthy.workflows.layout import Project
+
+EXAMPLE_TRIES = 2000  # of rows, where the middle one is refused
+LARGEST = 2.0**62  # that an int and a float32 can hold
+
+Field = FeatureField | ContextField
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +54,76 @@ def find_target(project: Project, environment: str) -> Target:
 
 
 def example_request(bundle: VerifiedBundle) -> dict[str, Any]:
-    """A request in the middle of what the model was trained on."""
-    middle = {column.name: column.reference for column in bundle.payload.baselines.columns}
-    inputs = {field.name: _example_value(field, middle.get(field.name)) for field in bundle.payload.schema.features}
-    context = {
-        field.name: field.values[0] if field.values else f"example-{field.name}"
-        for field in bundle.payload.schema.context
-        if field.required
-    }
+    """A request that the server answers: in the middle of what the model was trained on, where rules allow it.
+
+    Where checks or ranges of derived columns refuse the middle, rows of values that training saw are tried, the same
+    ones each time.
+    """
+    payload = bundle.payload
+    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
+    columns = {column.name: column for column in payload.baselines.columns}
+    middle = _request(payload.schema, lambda field: _middle(field, columns.get(field.name)))
+    if _is_answered(decoder, middle):
+        return middle
+    chance = random.Random(0)  # noqa: S311 (an example is no secret)
+    for _ in range(EXAMPLE_TRIES):
+        request = _request(payload.schema, lambda field: _seen(field, columns.get(field.name), chance))
+        if _is_answered(decoder, request):
+            return request
+    return middle
+
+
+def _is_answered(decoder: RequestDecoder, request: dict[str, Any]) -> bool:
+    try:
+        decoder.decode_object(request)
+    except InvalidRequestError:
+        return False
+    return True
+
+
+def _request(schema: Schema, draw: Callable[[Field], Any]) -> dict[str, Any]:
+    read = " ".join(column.expression for column in schema.derived)
+    needed = [field for field in schema.context if field.required or re.search(rf"\b{field.name}\b", read)]
+    inputs = {field.name: draw(field) for field in schema.features}
+    context = {field.name: draw(field) for field in needed}
     request: dict[str, Any] = {"inputs": {name: value for name, value in inputs.items() if value is not None}}
     return request | ({"context": context} if context else {})
 
 
-def _example_value(field: FeatureField, reference: float | None) -> Any:
-    if field.kind == "category":
-        return (field.values or ("",))[int(reference or 0)]
-    if field.kind == "bool":
-        return bool(reference)
-    if field.kind == "text":
-        return "example"
-    if field.kind == "datetime":
-        return "2026-01-01T12:00:00Z"
-    if reference is None:
-        return None if field.missing == "allow" else field.low or 0
-    value = min(max(reference, field.low if field.low is not None else reference), field.high or reference)
-    return round(value) if field.kind == "int" else float(f"{value:.6g}")
+def _middle(field: Field, seen: ColumnBaseline | None) -> Any:
+    reference = None if seen is None else seen.reference
+    if reference is None and isinstance(field, FeatureField) and field.missing == "allow":
+        return None
+    return _value(field, reference or 0.0, "2026-01-01T12:00:00Z")
+
+
+def _seen(field: Field, seen: ColumnBaseline | None, chance: random.Random) -> Any:
+    """Any value that training may have seen."""
+    moment = f"2026-{chance.randint(1, 12):02}-{chance.randint(1, 28):02}T{chance.randint(0, 23):02}:00:00Z"
+    low, high = field.low, field.high
+    number = chance.uniform(0.0 if low is None else low, (low or 0.0) + 1.0 if high is None else high)
+    if field.values:
+        number = chance.randrange(len(field.values))
+    elif seen is not None and seen.edges:
+        number = chance.choice(seen.edges)
+    elif field.kind == "bool":
+        number = chance.randrange(2)
+    return _value(field, number, moment)
+
+
+def _value(field: Field, number: float, moment: str) -> Any:
+    """`number` as a value of the field, within its bounds; a category's is its code."""
+    match field.kind:
+        case "category":
+            return (field.values or (f"example-{field.name}",))[int(number)]
+        case "bool":
+            return bool(number)
+        case "text":
+            return f"example-{field.name}"
+        case "datetime":
+            return moment
+    low = -LARGEST if field.low is None else field.low
+    high = LARGEST if field.high is None else field.high
+    number = min(max(number, low), high)
+    short = float(f"{number:.6g}")
+    return round(number) if field.kind == "int" else short if low <= short <= high else number
