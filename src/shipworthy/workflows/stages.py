@@ -18,7 +18,7 @@ from shipworthy.bundle.verify import PAYLOAD, RELEASE
 from shipworthy.contract.types import Contract
 from shipworthy.data.columns import encode, target_array
 from shipworthy.data.prepare import prepare
-from shipworthy.data.quality import build_baselines
+from shipworthy.data.quality import build_baselines, profile_frame
 from shipworthy.data.snapshot import Snapshot, read, take
 from shipworthy.data.sources import SourceRead, read_source
 from shipworthy.data.split import Split, split
@@ -72,6 +72,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         raise DataError(f"{error}.{kept}") from None
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
     snapshot = take(contract, validated.accepted, project.tables)
+    profile = put_json(parts, profile_frame(validated.accepted.drop(_personal(contract))), "profile")
     outputs: Outputs = {
         "snapshot": snapshot.digest,
         "version": snapshot.version,
@@ -83,17 +84,27 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "formats": dict(validated.formats),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
+        "artefacts": {"profile": profile},
         "detail": _ingest_detail(snapshot.rows, validated),
     }
     links = [
         {"parent": f"file:{contract.data.sources[name].path}@{digest}", "relation": "ingested", "child": _node(outputs)}
         for name, digest in sources.items()
     ]
-    body = {key: value for key, value in outputs.items() if key != "detail"}
-    parts.ledger.append(
-        Event("snapshot.taken", _node(outputs), parts.actor, {**body, "digest": snapshot.digest, "links": links})
-    )
+    links.append({"parent": _node(outputs), "relation": "profiled", "child": profile})
+    body = {
+        **{key: value for key, value in outputs.items() if key != "detail"},
+        "digest": snapshot.digest,
+        "artefacts": [_artefact(parts, profile, "profile")],
+        "links": links,
+    }
+    parts.ledger.append(Event("snapshot.taken", _node(outputs), parts.actor, body))
     return outputs
+
+
+def _personal(contract: Contract) -> list[str]:
+    """Columns whose values no profile may repeat."""
+    return [name for name, column in (*contract.context.items(), *contract.features.items()) if column.personal]
 
 
 def _node(ingested: Mapping[str, Any]) -> str:
