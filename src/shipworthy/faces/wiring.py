@@ -13,8 +13,8 @@ from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import NotFoundError, StorageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.store import Ledger, open_ledger
-from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key, load_public_keys
-from shipworthy.workflows.layout import Project
+from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key, load_public_key, load_public_keys
+from shipworthy.workflows.layout import STATE_DIRECTORY, Project
 from shipworthy.workflows.project import Parts
 
 NAME_CHARACTERS = 40  # of a folder's name in its key's
@@ -32,14 +32,18 @@ def project_key(project: Project) -> SigningKey:
     """The project's signing key, made at first use; its public half is put into the project.
 
     Raises:
+        NotFoundError: the project was signed with a key that is not here.
         StorageError: the key folder or the project cannot be written.
     """
     directory = key_directory(os.environ)
     name = key_name(project.root)
     try:
-        for known in sorted(project.public_keys.glob("*.pub")):  # a project that moved keeps its key
+        signers = sorted(project.public_keys.glob("*.pub"))
+        for known in signers:  # a project that moved keeps its key
             if (directory / f"{known.stem}.key").exists():
-                return load_key(directory, known.stem)
+                return _matching(load_key(directory, known.stem), known)
+        if signers:
+            raise NotFoundError(_no_key(signers[0], directory))
         exists = (directory / f"{name}.key").exists()
         key = load_key(directory, name) if exists else create_key(directory, name)
         public = project.public_keys / f"{name}.pub"
@@ -53,6 +57,20 @@ def project_key(project: Project) -> SigningKey:
             f"{error.filename}: cannot be written ({error.strerror}); make it writable for this user"
         ) from None
     return key
+
+
+def _matching(key: SigningKey, public: Path) -> SigningKey:
+    if load_public_key(public).keyid != key.public.keyid:
+        raise NotFoundError(_no_key(public, key_directory(os.environ)))
+    return key
+
+
+def _no_key(public: Path, directory: Path) -> str:
+    return (
+        f"{directory} does not hold the private key of {public}, so nothing can be signed for this project; copy "
+        f"{public.stem}.key there from where the project was made, or, if it is lost, move {STATE_DIRECTORY} away and "
+        "ship anew"
+    )
 
 
 def key_name(root: Path) -> str:
