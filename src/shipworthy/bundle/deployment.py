@@ -6,7 +6,6 @@ deployment's draft synced, renamed over the old one, directory synced; only then
 
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from shipworthy.bundle.files import LOCAL_DISK, Disk
 from shipworthy.bundle.format import (
     ACCESS_MEDIA,
     DEPLOYMENT_MEDIA,
@@ -59,12 +59,17 @@ def write_payload(directory: Path, system: str, task: Task, files: Mapping[str, 
     }
     listing = msgspec.json.encode(Manifest(system=system, task=task, files=entries))
     with _as_storage_error(directory):
-        _write_tree(directory, {**files, MANIFEST: listing})
+        _write_tree(LOCAL_DISK, directory, {**files, MANIFEST: listing})
     return digest_bytes(listing)
 
 
 def write_bundle(
-    live: Path, release: bytes, payload: Mapping[str, bytes], companions: Mapping[str, bytes] | None = None
+    live: Path,
+    release: bytes,
+    payload: Mapping[str, bytes],
+    companions: Mapping[str, bytes] | None = None,
+    *,
+    disk: Disk = LOCAL_DISK,
 ) -> Path:
     """Put a bundle below `live/ENV`, durable before it returns; one that is there already is left as it is.
 
@@ -73,6 +78,7 @@ def write_bundle(
         release: the signed statement, content of `release.json`.
         payload: files of the payload with its `manifest.json`.
         companions: further files that the statement binds, such as the card.
+        disk: where to write.
 
     Raises:
         StorageError: the disk refused.
@@ -80,24 +86,24 @@ def write_bundle(
     target = bundle_path(live, digest_bytes(release))
     draft = target.parent / f".draft-{secrets.token_hex(8)}"
     with _as_storage_error(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for parent in (live.parent, live, target.parent):
-            _sync_directory(parent)
+        made = disk.make_directory(target.parent)
+        for parent in dict.fromkeys([*made, live.parent, live, target.parent]):  # made before, perhaps not synced
+            disk.sync_directory(parent)
         if target.is_dir():
             return target
         try:
-            _write_tree(draft / PAYLOAD, payload)
-            _write_tree(draft, {RELEASE: release, **(companions or {})})
-            os.rename(draft, target)
+            _write_tree(disk, draft / PAYLOAD, payload)
+            _write_tree(disk, draft, {RELEASE: release, **(companions or {})})
+            disk.rename(draft, target)
         except OSError:
-            shutil.rmtree(draft, ignore_errors=True)
+            disk.remove(draft)
             if not target.is_dir():  # another writer was as fast with the same bytes
                 raise
-        _sync_directory(target.parent)
+        disk.sync_directory(target.parent)
     return target
 
 
-def write_deployment(live: Path, deployment: Deployment, key: SigningKey) -> None:
+def write_deployment(live: Path, deployment: Deployment, key: SigningKey, *, disk: Disk = LOCAL_DISK) -> None:
     """Sign `deployment` and replace `live/ENV/deployment` atomically; durable before it returns.
 
     The bundles that it names must lie there already.
@@ -113,7 +119,7 @@ def write_deployment(live: Path, deployment: Deployment, key: SigningKey) -> Non
                 f"{bundle_path(live, release.digest)} is missing; write the bundle of {release.release}."
             )
     envelope = sign_envelope(msgspec.json.encode(deployment), DEPLOYMENT_MEDIA, key)
-    replace_file(live / DEPLOYMENT, envelope)
+    replace_file(live / DEPLOYMENT, envelope, disk=disk)
 
 
 def read_deployment(live: Path, keys: Mapping[str, PublicKey]) -> Deployment:
@@ -143,7 +149,7 @@ def read_access(live: Path, keys: Mapping[str, PublicKey]) -> Access:
     return _read_signed(live / ACCESS, ACCESS_MEDIA, Access, keys)
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, disk: Disk = LOCAL_DISK) -> None:
     """Replace `path` by `content` at once: draft synced, renamed, directory synced.
 
     Raises:
@@ -151,14 +157,16 @@ def replace_file(path: Path, content: bytes) -> None:
     """
     draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     with _as_storage_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in disk.make_directory(path.parent):
+            disk.sync_directory(parent)
         try:
-            _write_file(draft, content)
-            os.replace(draft, path)
+            disk.write_new(draft, content)
+            disk.sync(draft)
+            disk.rename(draft, path)
         except OSError:
-            draft.unlink(missing_ok=True)
+            disk.remove(draft)
             raise
-        _sync_directory(path.parent)
+        disk.sync_directory(path.parent)
 
 
 def _read_signed(path: Path, media: str, kind: type[_Document], keys: Mapping[str, PublicKey]) -> _Document:
@@ -183,27 +191,13 @@ def _check_shares(deployment: Deployment, place: Path) -> None:
         raise IntegrityError(f"{place}: the shares of traffic sum to {total}; they must be 0 to 1 and sum to 1.")
 
 
-def _write_tree(directory: Path, files: Mapping[str, bytes]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+def _write_tree(disk: Disk, directory: Path, files: Mapping[str, bytes]) -> None:
+    made = disk.make_directory(directory)
     for name, content in files.items():
-        _write_file(directory / name, content)
-    _sync_directory(directory)
-    _sync_directory(directory.parent)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        disk.write_new(directory / name, content)
+        disk.sync(directory / name)
+    for changed in dict.fromkeys([directory, directory.parent, *made]):
+        disk.sync_directory(changed)
 
 
 @contextmanager
