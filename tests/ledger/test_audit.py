@@ -19,6 +19,7 @@ from shipworthy.ledger.log import Log, entries_path, tile_path
 from shipworthy.ledger.store import open_ledger
 from shipworthy.ledger.tree import TILE_WIDTH
 from shipworthy.security.keys import PublicKey, SigningKey
+from tests.conftest import Seen
 
 TAMPERS = int(os.environ.get("SHIPWORTHY_SOAK", "300"))
 SIZE = 600
@@ -207,6 +208,8 @@ DIRECTED: list[tuple[str, Callable[[Place], object], int | None]] = [
     ("the checkpoint's root changed", lambda p: p.edit(p.log / "checkpoint", lambda c: flip(c, 50)), None),
     ("the checkpoint signed by a stranger", resign, None),
     ("the checkpoint unsigned", lambda p: p.edit(p.log / "checkpoint", lambda c: c[: c.index(b"\n\n") + 2]), None),
+    ("the log removed", lambda p: shutil.rmtree(p.log), 1),
+    ("the log removed, and the database with it", lambda p: (shutil.rmtree(p.log), p.database.unlink()), 1),
     ("the checkpoint removed", lambda p: (p.log / "checkpoint").unlink(), 1),
     ("an older checkpoint put back", lambda p: p.roll_back("log/checkpoint"), ANCHORED - 59),
     ("the whole log rolled back", lambda p: p.roll_back("log"), ANCHORED - 59),
@@ -270,7 +273,7 @@ def random_tamper(place: Place, chance: random.Random) -> int | None:
 
 @pytest.mark.timeout(36_000)
 def test_random_tampers_are_all_found_and_the_first_bad_entry_named(
-    template: Path, tmp_path: Path, keys: dict[str, PublicKey]
+    template: Path, tmp_path: Path, keys: dict[str, PublicKey], seen: Seen
 ) -> None:
     for seed in range(TAMPERS):
         shutil.copytree(template, tmp_path / str(seed), ignore=shutil.ignore_patterns("old"))
@@ -282,6 +285,7 @@ def test_random_tampers_are_all_found_and_the_first_bad_entry_named(
         if expected is not None:
             assert report.first_bad == expected, (seed, report)
         shutil.rmtree(place.root)
+    seen("tampers found", TAMPERS)
 
 
 def test_a_proof_stands_alone(place: Place) -> None:

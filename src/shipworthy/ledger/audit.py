@@ -116,6 +116,7 @@ def audit_locked(
     findings = _Findings()
     note = _read_checkpoint(log, keys, findings)
     if note is None:
+        _check_that_nothing_was_lost(log, database, anchors, findings)
         return AuditReport(0, "", findings.first_bad(), tuple(findings.problems), "unsigned", 0, None, None)
     found = _Entries(log, note.checkpoint.size)
     found.check(findings)
@@ -133,6 +134,17 @@ def audit_locked(
     problems = tuple(findings.problems[:MAX_PROBLEMS])
     times = found.times()
     return AuditReport(found.size, root.hex(), findings.first_bad(), problems, trust, anchored, *times)
+
+
+def _check_that_nothing_was_lost(log: Path, database: str | None, anchors: Sequence[Path], findings: _Findings) -> None:
+    """There is no checkpoint: then nobody may remember an entry."""
+    if anchors:
+        findings.blame(1, "An anchor was given, and the log has no checkpoint.")
+    if database is not None:
+        from shipworthy.ledger.witness import compare_database, is_there
+
+        for seq, problem in compare_database(database, log, 0) if is_there(database) else ():
+            findings.note(seq, problem)
 
 
 def prove(log: Path, seq: int) -> Json:

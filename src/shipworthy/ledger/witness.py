@@ -23,9 +23,16 @@ _State = dict[str, dict[tuple[object, ...], dict[str, Any]]]  # table -> primary
 _decode = msgspec.json.Decoder(Entry).decode
 
 
+def is_there(url: str) -> bool:
+    """Whether there is a database to compare; of a server it is assumed."""
+    path = sqlite_path(url)
+    return path is None or path.exists()
+
+
 def compare_database(url: str, log: Path, size: int) -> Iterator[Problem]:
     """Where the database differs from the first `size` entries of the log; each kind of difference once."""
-    if (path := sqlite_path(url)) is not None and not path.exists():
+    if not is_there(url):
+        path = sqlite_path(url)
         yield None, f"{path} is missing; `shipworthy audit rebuild` makes it anew from the log."
         return
     try:
