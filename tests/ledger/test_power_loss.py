@@ -1,5 +1,6 @@
 """Power loss: at every step of an append, whatever the disk made of what was not synced."""
 
+import os
 import random
 import shutil
 import sqlite3
@@ -12,8 +13,10 @@ from shipworthy.ledger.events import Event
 from shipworthy.ledger.files import LocalDisk
 from shipworthy.ledger.store import open_ledger
 from shipworthy.security.keys import PublicKey, SigningKey
+from tests.conftest import Seen
 
 FATES = ("lost", "kept", "torn", "reordered")
+REPETITIONS = int(os.environ.get("SHIPWORTHY_SOAK", "1"))  # of the two fates that are a matter of chance
 
 
 class PowerLoss(BaseException):
@@ -117,8 +120,9 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [3, 255])
+@pytest.mark.timeout(36_000)
 def test_an_append_is_there_whole_or_not_at_all_wherever_the_power_goes(
-    tmp_path: Path, signer: SigningKey, keys: dict[str, PublicKey], size: int
+    tmp_path: Path, signer: SigningKey, keys: dict[str, PublicKey], size: int, seen: Seen
 ) -> None:
     """Every prefix of the trace of two appends, with every fate of what was not synced."""
     template = tmp_path / "template"
@@ -139,12 +143,12 @@ def test_an_append_is_there_whole_or_not_at_all_wherever_the_power_goes(
                 done = True
             except PowerLoss:
                 cuts += 1
-        for fate in FATES:
-            started = place / fate
+        for number, fate in enumerate([*FATES[:2], *FATES[2:] * REPETITIONS]):
+            started = place / f"{fate}-{number}"
             started.mkdir()
             copy_database(place / "ledger.db", started / "ledger.db")
             (started / "log").mkdir()
-            for path, content in disk.survive(fate, random.Random(cut_at)).items():
+            for path, content in disk.survive(fate, random.Random(1000 * cut_at + number)).items():
                 found = started / path.relative_to(place)
                 found.parent.mkdir(parents=True, exist_ok=True)
                 found.write_bytes(content)
@@ -157,3 +161,5 @@ def test_an_append_is_there_whole_or_not_at_all_wherever_the_power_goes(
             assert report.passed, (cut_at, fate, report)
         shutil.rmtree(place)
     assert cuts >= 15
+    seen("cut points", cuts + 1)
+    seen("states after a loss", (cuts + 1) * (2 + 2 * REPETITIONS))

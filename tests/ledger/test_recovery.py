@@ -21,6 +21,7 @@ from shipworthy.ledger.log import entries_path
 from shipworthy.ledger.rebuild import rebuild_database
 from shipworthy.ledger.store import Ledger, open_ledger
 from shipworthy.security.keys import PublicKey, SigningKey
+from tests.conftest import Seen
 
 Open = Callable[[], Ledger]
 KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "3"))
@@ -66,7 +67,7 @@ def fill(ledger: Ledger, count: int) -> None:
 
 
 def test_wherever_the_disk_fails_nothing_acknowledged_is_lost(
-    tmp_path: Path, signer: SigningKey, keys: dict[str, PublicKey]
+    tmp_path: Path, signer: SigningKey, keys: dict[str, PublicKey], seen: Seen
 ) -> None:
     """The k-th operation of the disk fails, for every k of an append that finishes a tile."""
     template = tmp_path / "template"
@@ -100,6 +101,7 @@ def test_wherever_the_disk_fails_nothing_acknowledged_is_lost(
             assert ledger.append(noted(1000)).seq == len(entries) + 1
         assert verify_audit(log, keys, url).passed
     assert fail_at > 12
+    seen("calls that failed", fail_at - 1)
 
 
 def test_a_commit_that_was_not_published_is_carried_on(
@@ -306,7 +308,7 @@ with open_ledger(sys.argv[1], Path(sys.argv[2]), signer, lambda: 1e9) as ledger:
 
 @pytest.mark.timeout(36_000)
 def test_a_killed_process_loses_nothing_it_acknowledged(
-    tmp_path: Path, signer: SigningKey, keys: dict[str, PublicKey]
+    tmp_path: Path, signer: SigningKey, keys: dict[str, PublicKey], seen: Seen
 ) -> None:
     url, log = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "log"
     for turn in range(KILLS):
@@ -323,6 +325,8 @@ def test_a_killed_process_loses_nothing_it_acknowledged(
             count = len(list(ledger.events()))
         assert last <= count <= last + 1
         assert verify_audit(log, keys, url).passed
+    seen("kills", KILLS)
+    seen("entries acknowledged", last)
 
 
 def test_the_log_is_readable_with_nothing_but_a_text_editor(log: Path, opened: Open) -> None:

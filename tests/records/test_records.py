@@ -4,7 +4,7 @@ import errno
 import os
 import random
 import threading
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,9 @@ from shipworthy.records.read import (
     verify_seal,
 )
 from shipworthy.records.write import RETRY_AFTER_S, Disk, LocalDisk, SegmentWriter
+from tests.conftest import Seen
+
+REPETITIONS = int(os.environ.get("SHIPWORTHY_SOAK", "1"))
 
 
 def make_record(number: int, id: str | None = None) -> Record:
@@ -267,11 +270,12 @@ def test_a_segment_removed_under_its_writer_is_noticed(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [3]
 
 
-def test_a_power_loss_at_any_call_keeps_what_was_acknowledged(tmp_path: Path) -> None:
+@pytest.mark.timeout(36_000)
+def test_a_power_loss_at_any_call_keeps_what_was_acknowledged(tmp_path: Path, seen: Seen) -> None:
     """Power goes at the k-th call for every k; unsynced bytes are dropped, torn or holed."""
-    for kind in ("write", "sync"):
+    for seed, kind in product(range(REPETITIONS), ("write", "sync")):
         for at in range(1, 14):
-            directory = tmp_path / f"{kind}{at}"
+            directory = tmp_path / f"{seed}{kind}{at}"
             disk = PoweredDisk(kind, at, errno.EIO)
             writer = make_writer(directory, disk, segment_bytes=900)
             acknowledged: list[int] = []
@@ -282,12 +286,14 @@ def test_a_power_loss_at_any_call_keeps_what_was_acknowledged(tmp_path: Path) ->
             except StorageError:
                 pass
             writer.close()
-            disk.lose_power(directory, random.Random(at))
+            disk.lose_power(directory, random.Random(100 * seed + at))
             assert set(acknowledged) <= set(numbers(directory)), (kind, at)
             again = make_writer(directory)
             again.append(encode(make_record(100)))
             again.close()
             assert {*acknowledged, 100} <= set(numbers(directory)), (kind, at)
+    seen("calls at which power went", 26)
+    seen("states after a loss", 26 * REPETITIONS)
 
 
 def test_async_records_are_durable_after_a_sync(tmp_path: Path) -> None:
