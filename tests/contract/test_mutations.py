@@ -15,6 +15,7 @@ from shipworthy.contract.outline import FREE, inner, keys_of, section_of
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.errors import ContractError
+from tests.conftest import Seen
 
 MORTGAGE = (Path(__file__).parent / "mortgage.yaml").read_text()
 LINES = MORTGAGE.splitlines(keepends=True)
@@ -103,9 +104,10 @@ ALL = list(mutations())
 SAMPLE = sorted(random.Random(22).sample(range(len(ALL)), min(COUNT, len(ALL))))
 
 
-def test_there_are_enough_mutations_of_each_kind() -> None:
+def test_there_are_enough_mutations_of_each_kind(seen: Seen) -> None:
     kinds = {mutation.kind: sum(other.kind == mutation.kind for other in ALL) for mutation in ALL}
     assert len(ALL) > 700
+    seen("mutations", len(SAMPLE))
     assert min(kinds.values()) >= 5, kinds
     assert len({mutation.text for mutation in ALL}) == len(ALL)
 

@@ -17,6 +17,7 @@ from shipworthy.gates.performance import (
 )
 from shipworthy.stats.estimates import Answers, Sample
 from shipworthy.stats.metrics import average_precision
+from tests.conftest import Seen
 
 REPETITIONS = int(os.environ.get("SHIPWORTHY_SOAK", "400"))
 BETTER = MetricLimit(better_than="baseline")
@@ -54,12 +55,13 @@ CASES = [(task, metric) for task, metrics in METRICS.items() for metric in metri
 
 
 @pytest.mark.parametrize(("task", "metric"), CASES)
-def test_pure_noise_is_refused_as_often_as_promised(task: str, metric: Any) -> None:
+def test_pure_noise_is_refused_as_often_as_promised(task: str, metric: Any, seen: Seen) -> None:
     passed = 0
     for seed in range(REPETITIONS):
         verdict = judge_performance(noise_of(task, 200, seed), {metric: BETTER}, confidence=0.95)[0]
         assert verdict.outcome in ("pass", "fail")
         passed += verdict.outcome == "pass"
+    seen("passed on noise", passed / REPETITIONS)
     assert passed / REPETITIONS <= 0.05 + NOISE
 
 
@@ -88,12 +90,13 @@ def test_a_constant_answer_is_no_better_than_the_baseline(binary: Any) -> None:
     assert {verdict.outcome for verdict in verdicts} == {"fail"}
 
 
-def test_a_limit_on_the_boundary_passes_as_often_as_promised(binary: Any) -> None:
+def test_a_limit_on_the_boundary_passes_as_often_as_promised(binary: Any, seen: Seen) -> None:
     exact = average_area(binary)
     passed = 0
     for seed in range(REPETITIONS):
         limits: dict[Any, MetricLimit] = {"roc_auc": MetricLimit(at_least=exact)}
         passed += judge_performance(binary(300, seed=seed), limits, confidence=0.95)[0].outcome == "pass"
+    seen("passed on the boundary", passed / REPETITIONS)
     assert abs(passed / REPETITIONS - 0.05) < NOISE
 
 
@@ -189,7 +192,7 @@ def shifted(evidence: Evidence, by: float, seed: int) -> Answers:
     return Answers(values, evidence.answers.labels)
 
 
-def test_a_model_exactly_the_margin_worse_passes_as_often_as_promised(binary: Any) -> None:
+def test_a_model_exactly_the_margin_worse_passes_as_often_as_promised(binary: Any, seen: Seen) -> None:
     passed = 0
     for seed in range(REPETITIONS):
         better = binary(300, seed=seed, signal=0.3)
@@ -197,6 +200,7 @@ def test_a_model_exactly_the_margin_worse_passes_as_often_as_promised(binary: An
         evidence = binary(300, seed=seed, signal=0.3, champion=champion)
         limits: dict[Any, ChampionLimit] = {"log_loss": ChampionLimit(no_worse_by=0.02)}
         passed += judge_champion(evidence, limits, confidence=0.95)[0].outcome == "pass"
+    seen("passed on the boundary", passed / REPETITIONS)
     assert abs(passed / REPETITIONS - 0.05) < NOISE + 0.02  # the losses' differences are skewed
 
 

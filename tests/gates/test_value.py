@@ -11,6 +11,7 @@ from shipworthy.contract.quantities import Money
 from shipworthy.contract.types import Value
 from shipworthy.gates.value import decision_values, judge_value
 from shipworthy.kernel.errors import EvidenceError
+from tests.conftest import Seen
 
 REPETITIONS = int(os.environ.get("SHIPWORTHY_SOAK", "1000"))
 TABLE = Value.model_validate(
@@ -35,13 +36,14 @@ def test_the_lower_bound_of_the_mean_decides(binary: Any, limit: float, outcome:
     assert verdict.reason.startswith("The mean worth of a decision is ")
 
 
-def test_a_mean_of_exactly_the_limit_passes_as_often_as_promised(binary: Any) -> None:
+def test_a_mean_of_exactly_the_limit_passes_as_often_as_promised(binary: Any, seen: Seen) -> None:
     passed = 0
     for seed in range(REPETITIONS):
         rng = np.random.default_rng(seed)
         evidence = binary(300, truth=(rng.random(300) < 0.8).astype(np.int64), decisions=np.ones(300, dtype=np.int64))
         limit = Money(0.8 * 900 - 0.2 * 4000, "USD")
         passed += judge_value(evidence, TABLE, limit, confidence=0.95).outcome == "pass"
+    seen("passed on the boundary", passed / REPETITIONS)
     assert abs(passed / REPETITIONS - 0.05) < 0.015 + 4 * math.sqrt(0.05 * 0.95 / REPETITIONS)
 
 

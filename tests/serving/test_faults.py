@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from shipworthy.records.read import read_records
+from tests.conftest import Seen
 from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy
 from tests.serving.faulty_server import HANGS, LATE, NAN, RAISES, SHAPE
 
@@ -117,7 +118,10 @@ class Load:
             thread.join()
 
 
-def test_kill_9_under_load_loses_no_acknowledged_record(place: Place, start: Callable[..., Running]) -> None:
+@pytest.mark.timeout(36_000)
+def test_kill_9_under_load_loses_no_acknowledged_record(
+    place: Place, start: Callable[..., Running], seen: Seen
+) -> None:
     place.deploy(place.publish(1))
     acknowledged: list[str] = []
     for number in range(KILLS):
@@ -131,6 +135,9 @@ def test_kill_9_under_load_loses_no_acknowledged_record(place: Place, start: Cal
     recorded = [record.prediction_id for record in read_records(place.records)]
     assert len(recorded) == len(set(recorded))
     assert set(acknowledged) <= set(recorded)
+    seen("kills", KILLS)
+    seen("answers acknowledged", len(acknowledged))
+    seen("acknowledged and lost", len(set(acknowledged) - set(recorded)))
 
 
 def _generation(running: Running) -> int:
