@@ -1,17 +1,21 @@
 """Serving one row: our server, guards on and each record on disk, against the same server answering a constant.
 
-`python bench/serving.py [--seconds S]` prints requests/s, p50 and p99 at 1, 16 and 64 connections, memory, and the
-time from start to first answer; where FastAPI and uvicorn are installed, what an expert writes with them as well.
-Server and load share the machine: compare ratios within one run.
+`python bench/serving.py [--seconds S] [--rounds R]` prints requests/s, p50 and p99 at 1, 16 and 64 connections, CPU,
+memory, and the time from start to first answer; with the extra `bench`, also what an expert writes with FastAPI,
+uvicorn (uvloop, httptools) and ONNX Runtime on the same model, without guards or records. The server has one core
+and the load another, where there are two; `wrk` makes the load where it is installed. Rounds take turns between the
+servers and the median counts: compare ratios within one run.
 """
 
 import argparse
 import asyncio
 import http.client
 import json
+import math
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -81,9 +85,21 @@ async def predict(request: Request):
     row = np.array([[getattr(request.inputs, name) for name in names]], dtype=np.float32)
     p = session.run(None, {"features": row})[0][0]
     return {"prediction": str(int(p[1] > 0.5)), "probability": {"0": float(p[0]), "1": float(p[1])}}
-sock = socket.socket(); sock.bind(("127.0.0.1", 0))
+sock = socket.socket(); sock.bind(("127.0.0.1", 0)); sock.listen(1024)
 print(json.dumps({"address": "http://127.0.0.1:%d" % sock.getsockname()[1]}), flush=True)
-uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[sock])
+config = uvicorn.Config(app, loop="uvloop", http="httptools", workers=1, log_level="error", access_log=False)
+uvicorn.Server(config).run(sockets=[sock])
+"""
+WRK = """
+wrk.method = "POST"
+wrk.headers["content-type"] = "application/json"
+wrk.body = [==[%s]==]
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format('{"requests": %%d, "us": %%d, "p50": %%d, "p99": %%d, "bad": %%d}',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+end
 """
 
 
@@ -228,7 +244,34 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def split_cores() -> tuple[set[int], set[int]] | None:
+    """One core for the server and the others for the load, where there are as many."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    first, *others = sorted(os.sched_getaffinity(0))
+    return ({first}, set(others)) if others else None
+
+
+def press(port: int, request: bytes, connections: int, seconds: float) -> tuple[float, float, float]:
+    """Requests per second, p50 and p99 in seconds."""
+    if shutil.which("wrk") is None:
+        taken = sorted(uvloop.run(load(port, request, connections, seconds)))
+        return len(taken) / seconds, taken[len(taken) // 2], taken[int(len(taken) * 0.99)]
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(WRK % request.partition(b"\r\n\r\n")[2].decode())
+        script.flush()
+        address = f"http://127.0.0.1:{port}/v1/systems/bench/predict"
+        words = ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", script.name, address]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=seconds + 30)
+    found = json.loads(done.stdout[done.stdout.rindex("{") :])
+    assert found["bad"] == 0, done.stdout
+    return found["requests"] / found["us"] * 1e6, found["p50"] / 1e6, found["p99"] / 1e6
+
+
 def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[int, Result], float, float]:
+    cores = split_cores()
+    if cores is not None:
+        command = ["taskset", "-c", str(min(cores[0])), *command]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -243,11 +286,11 @@ def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[in
         results = {}
         for connections in CONNECTIONS:
             before = cpu_seconds(process.pid)
-            taken = sorted(uvloop.run(load(port, request, connections, seconds)))
-            cpu = (cpu_seconds(process.pid) - before) / (len(taken) * (seconds + 0.3) / seconds)
-            results[connections] = Result(
-                len(taken) / seconds, taken[len(taken) // 2] * 1e3, taken[int(len(taken) * 0.99)] * 1e3, cpu * 1e6
-            )
+            began = time.perf_counter()
+            rate, p50, p99 = press(port, request, connections, seconds)
+            answered = rate * (time.perf_counter() - began)
+            cpu = (cpu_seconds(process.pid) - before) / answered
+            results[connections] = Result(rate, p50 * 1e3, p99 * 1e3, cpu * 1e6)
         status = Path(f"/proc/{process.pid}/status")
         resident = (
             int(next(line for line in status.read_text().splitlines() if "VmRSS" in line).split()[1]) / 1024
@@ -264,7 +307,10 @@ def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each number of connections")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--rounds", type=int, default=3, help="how often each server is measured")
+    parser.add_argument("--only", default="", help="words in the names of the servers to measure")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds
     body = json.dumps({"inputs": {f"f{i:02d}": round(i * 0.37 - 3, 2) for i in range(FEATURES)}}).encode()
     head = "POST /v1/systems/bench/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
@@ -279,10 +325,28 @@ def main() -> None:
         servers[f"shipworthy, records {durability}"] = command
     if find_spec("fastapi") and find_spec("uvicorn"):
         servers["FastAPI + ONNX Runtime"] = [python, "-c", FASTAPI, str(root / "model.onnx")]
-    print(f"{'':26}{'req/s at 1 / 16 / 64':>24}{'p50 ms':>22}{'p99 ms':>22}{'CPU us/req':>20}{'first s':>9}{'MB':>6}")
+    servers = {name: command for name, command in servers.items() if arguments.only in name}
+    cores = split_cores()
+    if cores is not None:
+        os.sched_setaffinity(0, cores[1])
+    rounds = [
+        {name: measure(command, request, seconds) for name, command in servers.items()} for _ in range(arguments.rounds)
+    ]
+    shutil.rmtree(root)
+    report({name: [measured[name] for measured in rounds] for name in servers})
+
+
+def median(results: list[Result]) -> Result:
+    fields = [statistics.median(getattr(result, name) for result in results) for name in Result.__dataclass_fields__]
+    return Result(*fields)
+
+
+def report(measured: dict[str, list[tuple[dict[int, Result], float, float]]]) -> None:
+    print(f"{'':26}{'req/s at 1 / 16 / 64':>24}{'p50 ms':>24}{'p99 ms':>28}{'CPU us/req':>20}{'first s':>9}{'MB':>6}")
     rates = {}
-    for name, command in servers.items():
-        results, first, resident = measure(command, request, seconds)
+    for name, rounds in measured.items():
+        results = {c: median([one[0][c] for one in rounds]) for c in CONNECTIONS}
+        first, resident = (statistics.median(one[at] for one in rounds) for at in (1, 2))  # type: ignore[type-var]
         rates[name] = results
         row = [
             " / ".join(f"{results[c].rate:,.0f}" for c in CONNECTIONS),
@@ -290,13 +354,13 @@ def main() -> None:
             " / ".join(f"{results[c].p99_ms:.2f}" for c in CONNECTIONS),
             " / ".join(f"{results[c].cpu_us:.0f}" for c in CONNECTIONS),
         ]
-        print(f"{name:26}{row[0]:>24}{row[1]:>22}{row[2]:>22}{row[3]:>20}{first:>9.2f}{resident:>6.0f}")
-    ours = rates["shipworthy, records sync"]
+        print(f"{name:26}{row[0]:>24}{row[1]:>24}{row[2]:>28}{row[3]:>20}{first:>9.2f}{resident:>6.0f}")
+    ours = rates.get("shipworthy, records sync")
     for name, results in rates.items():
-        if name != "shipworthy, records sync":
+        if ours is not None and results is not ours:
             ratios = " / ".join(f"{ours[c].rate / results[c].rate:.2f}" for c in CONNECTIONS)
-            print(f"records sync : {name:28} {ratios}")
-    shutil.rmtree(root)
+            shares = " / ".join(f"{ours[c].cpu_us / results[c].cpu_us:.2f}" for c in CONNECTIONS)
+            print(f"records sync : {name:28} requests/s {ratios:>20}   CPU per request {shares:>20}")
 
 
 if __name__ == "__main__":
