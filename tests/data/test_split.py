@@ -102,3 +102,43 @@ def test_too_few_rows_and_a_class_without_training_rows_are_refused(make: Any, m
     frame = days(range(20)).with_columns(repaid=pl.Series(["0"] * 17 + ["1"] * 3))
     with pytest.raises(DataError, match="class '1' of repaid has no row in the training part"):
         split(late, frame, seed=1)
+
+
+def rows(numbers: Any, seed: int = 0) -> Any:
+    drawn = np.random.default_rng(seed).normal(size=2000)[list(numbers)]
+    return pl.DataFrame({"income": drawn, "repaid": [str(int(value > 0)) for value in drawn]})
+
+
+@pytest.mark.parametrize("grown", [range(1200, 2000), range(0, 2000, 2), [*range(1999, -1, -1)], range(1700)])
+def test_rows_that_stay_never_go_from_training_to_test(make: Any, grown: Any) -> None:
+    contract = make(training=training("random"))
+    before, after = rows(range(2000)), rows(grown)
+    old, new = split(contract, before, seed=7), split(contract, after, seed=7)
+    tested = set(after["income"].gather(new.test).to_list())
+    assert not tested & set(before["income"].gather(old.train).to_list())
+    assert len(tested & set(before["income"].gather(old.test).to_list())) > 0.9 * len(tested)
+
+
+def test_subjects_that_stay_never_go_from_training_to_test(make_regression: Any) -> None:
+    contract = make_regression(context={"who": {"role": "subject", "type": "text"}}, training=training("subject"))
+
+    def people(numbers: Any) -> Any:
+        return pl.DataFrame(
+            {"who": [f"s{n // 2}" for n in numbers], "income": 1.0, "repaid": list(map(float, numbers))}
+        )
+
+    before, after = people(range(2000)), people(range(700, 3000))
+    old, new = split(contract, before, seed=7), split(contract, after, seed=7)
+    assert not set(before["who"].gather(old.train)) & set(after["who"].gather(new.test))
+
+
+def test_a_row_with_a_key_stays_in_its_part_whatever_else_changes(make: Any) -> None:
+    contract = make(context={"loan": {"role": "key", "type": "text"}}, training=training("random"))
+    before = rows(range(2000)).with_columns(loan=pl.Series([f"l{n}" for n in range(2000)]))
+    after = before.with_columns(income=pl.col("income") + 1)
+    assert split(contract, before, seed=7).test.tolist() == split(contract, after, seed=7).test.tolist()
+
+
+def test_places_are_the_same_on_every_machine(make: Any) -> None:
+    frame = pl.DataFrame({"income": [0.5, -0.0, None, 3.25, 8.0, 1e9, 2.0, 2.0], "repaid": ["0", "1"] * 4})
+    assert split(make(training=training("random", "25%", "25%")), frame, seed=7).test.tolist() == [1, 2]

@@ -1,5 +1,12 @@
-"""Split: which accepted rows train, calibrate and test. The same rows and seed give the same parts."""
+"""Split: which accepted rows train, calibrate and test. The same rows and seed give the same parts.
 
+At random and by subject a row's place follows from what it holds (its key, if there is one), never from where it
+stands: when rows come or go, the others stay in their parts, but for few at the borders. So a champion's training
+rows do not become the test rows on which it is compared; the calibrate part lies between the two.
+"""
+
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +105,7 @@ def _known(moments: NDArray[np.int64], start: int, gap: int) -> int:
 def _by_subject(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
     name = _column(contract, "subject")
     subjects = frame[name].unique().sort()
-    shuffled = subjects.gather(_permutation(len(subjects), seed))
+    shuffled = subjects.gather(np.argsort(_places([subjects], seed)))
     numbers = pl.int_range(len(shuffled), eager=True)
     found = frame.select(pl.col(name).replace_strict(shuffled, numbers, return_dtype=pl.Int64)).to_series().to_numpy()
     ahead = np.concatenate(([0], np.cumsum(np.bincount(found))[:-1]))  # rows of the subjects before each
@@ -106,7 +113,9 @@ def _by_subject(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
 
 
 def _at_random(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
-    shuffled = _permutation(frame.height, seed)
+    keys = [name for name, column in contract.context.items() if column.role == "key"]
+    known = [name for name in keys or (*contract.features, *contract.context) if name in frame.columns]
+    shuffled = _places([frame[name] for name in known], seed)
     if contract.target.type == "regression":
         return _cut(contract, shuffled)
     codes = target_array(contract, frame)
@@ -119,8 +128,45 @@ def _at_random(contract: Contract, frame: pl.DataFrame, seed: int) -> Split:
 _PARTS = ("train", "calibrate", "test")
 
 
-def _permutation(rows: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).permutation(rows)
+def _places(columns: Sequence[pl.Series], seed: int) -> NDArray[np.int64]:
+    """A number for each row by which rows are shuffled: of its values and the seed, and of how many equal rows
+    stand before it. It is the same on every machine."""
+    places = np.full(len(columns[0]), seed % 2**64, dtype=np.uint64)
+    for column in columns:
+        places = _mixed(places ^ _bits(column))
+    order = np.argsort(places, kind="stable")
+    ranked = places[order]
+    starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))
+    repeated = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    places[order] ^= repeated.astype(np.uint64) * _ODD
+    return _mixed(_mixed(places)).view(np.int64)
+
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: neighbours become far apart
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    product = (numbers + np.uint64(1)) * _ODD
+    return product ^ (product >> np.uint64(29))
+
+
+def _bits(column: pl.Series) -> NDArray[np.uint64]:
+    """A number for each value, equal for equal values; 0 for a missing one."""
+    if column.dtype.is_float():
+        known = column.fill_nan(None)
+        numbers = known.fill_null(0.0).to_numpy().astype(np.float64) + 0.0  # -0.0 is 0.0
+        return numbers.view(np.uint64) + _one_if_known(known)
+    if column.dtype.is_integer() or column.dtype.is_temporal() or column.dtype == pl.Boolean:
+        whole = column.to_physical().cast(pl.Int64)
+        return whole.fill_null(0).to_numpy().view(np.uint64) + _one_if_known(whole)
+    texts = column.cast(pl.String)
+    sums = {text: 1 + zlib.crc32(text.encode()) for text in texts.drop_nulls().unique().to_list()}
+    found = (sums.get(text, 0) for text in texts.to_list())  # texts of equal sums are only not told apart
+    return np.fromiter(found, dtype=np.uint64, count=len(texts))
+
+
+def _one_if_known(column: pl.Series) -> NDArray[np.uint64]:
+    return column.is_not_null().to_numpy().astype(np.uint64)
 
 
 def _cut(contract: Contract, places: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> Split:
