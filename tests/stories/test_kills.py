@@ -46,6 +46,28 @@ def test_ship_killed_in_any_stage_carries_on_to_the_same_payload(
     seen("projects that ended in the same payload", projects)
 
 
+@pytest.mark.parametrize("before", ["nothing", "an older generation", "half a file"])
+def test_a_promotion_stopped_between_ledger_and_file_is_carried_on(
+    project: Path, shipworthy: Callable[..., Any], serving: Callable[..., Any], before: str
+):
+    live = project / ".shipworthy" / "live" / "local"
+    old = (live / "deployment").read_bytes()
+    contract = project / "shipworthy.yaml"
+    contract.write_text(contract.read_text().replace("confidence_below: 0.6", "confidence_below: 0.7"))
+    assert shipworthy("ship", "--project", project, "--json").document["release"] == "loans:2"
+    new = read_deployment(live, load_public_keys(project / ".shipworthy" / "keys"))
+    if before == "nothing":
+        shutil.rmtree(live)
+    else:
+        (live / "deployment").write_bytes(old if before == "an older generation" else old[:100])
+    again = shipworthy("ship", "--project", project, "--json")
+    assert again.code == 0, again.err
+    assert again.document["deployment"]["generation"] == 2
+    assert read_deployment(live, load_public_keys(project / ".shipworthy" / "keys")) == new
+    with serving(project) as server:
+        assert server.post(server.ready["example"])[1]["release"] == "loans:2"
+
+
 def kill_ship_in(stage: str, after_s: float, folder: Path, home: dict[str, str]) -> bool:
     """Start `ship` and kill it so long after the stage begins; whether it was still under way."""
     argv = [sys.executable, "-m", "shipworthy", "ship", "--project", str(folder)]

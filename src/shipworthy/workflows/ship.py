@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shipworthy.bundle.deployment import read_deployment
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import digest_bytes
+from shipworthy.kernel.errors import IntegrityError, NotFoundError
+from shipworthy.security.keys import load_public_keys
 from shipworthy.workflows.fingerprints import Fingerprints, code_files
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts, hold_project, read_contract
@@ -139,6 +142,8 @@ def _champion(current: Mapping[str, Any] | None, payload: str) -> Mapping[str, A
 def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str, Any]:
     current = shipping.parts.ledger.current_deployment("local")
     if current is not None and [r["digest"] for r in current["releases"]] == [released["digest"]]:
+        if _live_generation(shipping.parts.project) != current["generation"]:  # stopped between ledger and file
+            _stages().write_local(shipping.parts, current)
         return {"state": "deployed", "environment": "local", "generation": current["generation"]}
     started = time.perf_counter()
     generation = _stages().deploy_local(shipping.parts, shipping.contract.system, released, current)
@@ -146,6 +151,14 @@ def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str,
         StageReport("deploy", False, time.perf_counter() - started, f"local, generation {generation}")
     )
     return {"state": "deployed", "environment": "local", "generation": generation}
+
+
+def _live_generation(project: Project) -> int | None:
+    """The generation that a server of local would read; None if it would read none."""
+    try:
+        return read_deployment(project.live("local"), load_public_keys(project.public_keys)).generation
+    except (NotFoundError, IntegrityError):
+        return None
 
 
 def _stages() -> Any:

@@ -530,6 +530,15 @@ def deploy_local(parts: Parts, system: str, released: Mapping[str, Any], current
     return generation
 
 
+def write_local(parts: Parts, current: Mapping[str, Any]) -> None:
+    """Write the deployment that the ledger knows, which a stopped or damaged machine did not."""
+    live = parts.project.live("local")
+    deployment = msgspec.convert({key: value for key, value in current.items() if key != "links"}, Deployment)
+    for release in deployment.releases:
+        copy_bundle(bundle_path(parts.project.releases, release.digest), live, release.digest)
+    write_deployment(live, deployment, parts.key)
+
+
 def copy_bundle(source: Path, live: Path, digest: str) -> None:
     """Put a bundle below `live/ENV`, durable before it returns."""
     payload = {file.name: file.read_bytes() for file in (source / PAYLOAD).iterdir()}
