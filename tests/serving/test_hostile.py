@@ -95,6 +95,9 @@ def test_bodies_that_are_no_request_are_refused_and_leak_nothing(server: Running
         (b"CONNECT example.com:443 HTTP/1.1\r\n\r\n", 400),
         (post(GOOD, method="PUT"), 405),
         (post(GOOD, "content-type: application/x-python-pickle"), 415),
+        (post(GOOD, "content-encoding: gzip"), 415),
+        (post(GOOD, "content-encoding: identity"), 200),
+        (post(GOOD, "inference-header-content-length: 10"), 400),
         (post(GOOD, path="/v1/systems/..%2f..%2fetc/predict"), 404),
     ],
 )

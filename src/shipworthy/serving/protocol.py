@@ -17,7 +17,18 @@ from shipworthy.serving.problem import MEDIA, REASONS, Problem, make_problem
 MAX_HEADER_BYTES = 32 * 1024
 MAX_OPEN_EXCHANGES = 128  # pipelined on one connection before reading pauses
 JSON = b"application/json"
-_KEPT_HEADERS = frozenset((b"authorization", b"content-type", b"content-length", b"expect", b"host", b"origin"))
+_KEPT_HEADERS = frozenset(
+    (
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"host",
+        b"inference-header-content-length",
+        b"origin",
+    )
+)
 
 _VERSIONS = ("1.1", "1.0")
 _EXTRA = {401: b'www-authenticate: Bearer realm="shipworthy"\r\n', 503: b"retry-after: 1\r\n"}

@@ -47,6 +47,10 @@ def find_route(table: RouteTable, exchange: Exchange, may_call: Callable[[Exchan
         return _refusal(status, _DETAILS[status])
     if route.body_bytes and not _is_json(exchange.headers.get(b"content-type", b"application/json")):
         return _refusal(415, "Send the body as application/json.")
+    if route.body_bytes and exchange.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        return _refusal(415, "Send the body as it is, without compression.")
+    if b"inference-header-content-length" in exchange.headers:
+        return _refusal(400, "Tensors come as JSON here: send them without the binary data extension.")
     return route.handler, route.body_bytes or MAX_SWALLOWED_BYTES
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -410,6 +410,7 @@ def _unit(servable: Servable, sample: Sample) -> str | None:
     return sample.id
 
 
+@lru_cache(maxsize=64)
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
