@@ -158,7 +158,8 @@ class Check(Section):
 
     name: Text = Field(description="what reports call the rule")
     expect: Text = Field(
-        description="condition over features, context and derived columns; a row where it is missing passes"
+        description="condition over features, context and derived columns; a row where it is missing passes, "
+        "a request for which it is false is refused"
     )
     failing: AtMost = Field(
         AtMost.model_construct(at_most=0.0), description="share of rows that may fail; those that do are quarantined"
