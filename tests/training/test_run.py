@@ -291,3 +291,11 @@ def test_a_folder_that_cannot_be_written_is_named(make_job: Any, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         train(make_job(), tmp_path / "file" / "work", os.environ)
+
+
+def test_a_disk_that_refuses_the_results_is_no_fault_of_the_users_code(make_job: Any, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / "test_answers.npy").mkdir(parents=True)
+    assert re.search(
+        r"work cannot be written \(.*test_answers.*\); make room", refusal(make_job(TREE), work, StorageError)
+    )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from shipworthy.kernel.errors import ConversionError, ShipworthyError, TrainingError
 from shipworthy.training.context import TrainingContext
 from shipworthy.training.edges import edge_rows
-from shipworthy.training.job import FAILURE, MODEL, RESULT, TrainingJob, read_job, write_array
+from shipworthy.training.job import DISK_FAILED, FAILURE, MODEL, RESULT, TrainingJob, read_job, write_array
 from shipworthy.training.models import describe, is_known, predict, split_points, to_onnx
 from shipworthy.training.parity import TOLERANCE, differences, open_session, run_model
 
@@ -31,7 +31,15 @@ SUM_TOLERANCE = 1e-3  # of a row's probabilities from 1: libraries round, but no
 
 
 def main(work: Path) -> int:
-    """Do the job in `work`; return 0, or 1 with the reason in `failure.json`."""
+    """Do the job in `work`; return 0, 1 with the reason in `failure.json`, or 74 where `work` cannot be written."""
+    try:
+        return _do(work)
+    except OSError as error:  # not of the user's code, whose errors are told apart
+        print(error, file=sys.stderr)
+        return DISK_FAILED
+
+
+def _do(work: Path) -> int:
     job = read_job(work)
     try:
         model = _fit(job)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shipworthy.engines.local import Finished, run_process
 from shipworthy.kernel.errors import ConversionError, StorageError, TrainingError
-from shipworthy.training.job import FAILURE, MODEL, RESULT, TrainingJob, read_array, write_job
+from shipworthy.training.job import DISK_FAILED, FAILURE, MODEL, RESULT, TrainingJob, read_array, write_job
 from shipworthy.training.parity import Parity, prove_parity
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS")
@@ -93,6 +93,8 @@ def _require_result(job: TrainingJob, work: Path, finished: Finished, log: Path)
             f"less, or raise training.memory. Its output is in {log}."
         )
     failure = work / FAILURE
+    if finished.returncode == DISK_FAILED:
+        raise StorageError(f"{work} cannot be written ({_tail(log).splitlines()[-1]}); make room, then run this again")
     if failure.exists():
         said = json.loads(failure.read_text())
         raise (ConversionError if said["code"] == ConversionError.code else TrainingError)(said["message"])
