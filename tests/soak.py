@@ -273,6 +273,8 @@ def line_of(row: Row, result: Result | None) -> str:
     if result is None:
         return f"| {row.id} | {row.shows} | | not run | | | | |"
     repetitions = "all" if result.repetitions is None or row.every else f"{result.repetitions:,}"
+    if result.repetitions is not None and result.repetitions < (row.repetitions or 0) and not row.every:
+        repetitions += f" of {row.repetitions:,}"
     outcome = "held" if result.passed else "FAILED"
     return (
         f"| {row.id} | {row.shows} | {repetitions} | {outcome} | {result.measured} | {result.seconds:,.0f} |"
