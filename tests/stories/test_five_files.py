@@ -18,7 +18,7 @@ from shipworthy.security.keys import load_public_keys
 from shipworthy.serving.policy import decide
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import read_contract
-from shipworthy.workflows.stages import unpack_answers
+from shipworthy.workflows.stages.train import unpack_answers
 from tests.stories.files import breast_cancer, flights, wooldridge
 
 ROWS = 1_000

@@ -19,6 +19,8 @@ from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts, hold_project, read_contract
 from shipworthy.workflows.shipping import Shipping, StageReport, Tell, environment_versions
 
+Outputs = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class ShipReport:
@@ -80,7 +82,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     ingested = shipping.stage(
         "ingest",
         {"sources": sources, "code": prepared_by, "contract": shipping.sections("ingest")},
-        lambda: _stages().ingest(shipping, sources),
+        lambda: _ingest(shipping, sources),
     )
     trained = shipping.stage(
         "train",
@@ -90,12 +92,12 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
             "environment": environment_versions(),
             "contract": shipping.sections("train"),
         },
-        lambda: _stages().train(shipping, ingested, code),
+        lambda: _train(shipping, ingested, code),
     )
     built = shipping.stage(
         "payload",
         {"candidate": trained["artefacts"], "snapshot": ingested["snapshot"], "contract": shipping.sections("payload")},
-        lambda: _stages().build(shipping, ingested, trained),
+        lambda: _pack(shipping, ingested, trained),
     )
     current = parts.ledger.current_deployment("local")
     champion = _champion(current, built["payload"])
@@ -107,7 +109,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
             "champion": None if champion is None else champion["payload"],
             "contract": shipping.sections("gates"),
         },
-        lambda: _stages().judge_payload(shipping, ingested, trained, built, champion),
+        lambda: _judge(shipping, ingested, trained, built, champion),
     )
     verdicts = tuple(judged["verdicts"])
     if not judged["servable"]:
@@ -122,7 +124,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
             "verdicts": judged["artefacts"]["verdicts"],
             "contract": digest_bytes(shipping.contract_text.encode()),
         },
-        lambda: _stages().release(shipping, ingested, trained, built, judged),
+        lambda: _release(shipping, ingested, trained, built, judged),
     )
     deployment = _deploy_if_new(shipping, released)
     return ShipReport(
@@ -143,10 +145,14 @@ def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str,
     current = shipping.parts.ledger.current_deployment("local")
     if current is not None and [r["digest"] for r in current["releases"]] == [released["digest"]]:
         if _live_generation(shipping.parts.project) != current["generation"]:  # stopped between ledger and file
-            _stages().write_local(shipping.parts, current)
+            from shipworthy.workflows.stages.deploy import write_local
+
+            write_local(shipping.parts, current)
         return {"state": "deployed", "environment": "local", "generation": current["generation"]}
     started = time.perf_counter()
-    generation = _stages().deploy_local(shipping.parts, shipping.contract.system, released, current)
+    from shipworthy.workflows.stages.deploy import deploy_local
+
+    generation = deploy_local(shipping.parts, shipping.contract.system, released, current)
     shipping.stages.append(
         StageReport("deploy", False, time.perf_counter() - started, f"local, generation {generation}")
     )
@@ -161,8 +167,36 @@ def _live_generation(project: Project) -> int | None:
         return None
 
 
-def _stages() -> Any:
-    """The stages' heavy work, imported when one has to be done: with nothing new `ship` takes under a second."""
-    from shipworthy.workflows import stages
+# The stages' files load the engines of data, models and serving; with nothing new `ship` loads none of them.
 
-    return stages
+
+def _ingest(shipping: Shipping, sources: dict[str, str]) -> Outputs:
+    from shipworthy.workflows.stages.ingest import ingest
+
+    return ingest(shipping, sources)
+
+
+def _train(shipping: Shipping, ingested: Outputs, code: dict[str, str]) -> Outputs:
+    from shipworthy.workflows.stages.train import train
+
+    return train(shipping, ingested, code)
+
+
+def _pack(shipping: Shipping, ingested: Outputs, trained: Outputs) -> Outputs:
+    from shipworthy.workflows.stages.pack import build
+
+    return build(shipping, ingested, trained)
+
+
+def _judge(
+    shipping: Shipping, ingested: Outputs, trained: Outputs, built: Outputs, champion: Mapping[str, Any] | None
+) -> Outputs:
+    from shipworthy.workflows.stages.judge import judge_payload
+
+    return judge_payload(shipping, ingested, trained, built, champion)
+
+
+def _release(shipping: Shipping, ingested: Outputs, trained: Outputs, built: Outputs, judged: Outputs) -> Outputs:
+    from shipworthy.workflows.stages.release import release
+
+    return release(shipping, ingested, trained, built, judged)

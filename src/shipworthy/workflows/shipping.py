@@ -53,7 +53,7 @@ class Shipping:
         key = digest_json({"stage": name, "shipworthy": __version__, "inputs": dict(inputs)})
         started = time.perf_counter()
         known = self.parts.ledger.find_stage(key)
-        if known is not None and self._has_artefacts(known["outputs"]):
+        if known is not None and self._has_artefacts(known["outputs"]) and is_final(known["outputs"]):
             self._finish(name, True, started, known["outputs"])
             return dict(known["outputs"])
         self.tell(name, "")
@@ -74,6 +74,17 @@ class Shipping:
         """The contract's sections that `stage` declares to read, as JSON."""
         whole = self.contract.model_dump(mode="json", by_alias=True)
         return {name: whole[name] for name in SECTIONS[stage]}
+
+
+def is_final(outputs: Mapping[str, Any]) -> bool:
+    """Whether a stage's outputs would be the same again: a budget that was missed may have met a busy machine.
+
+    >>> is_final({"verdicts": [{"gate": "budget.p99", "outcome": "fail"}]})
+    False
+    """
+    missed = ("fail", "insufficient")
+    verdicts = outputs.get("verdicts", ())
+    return not any(verdict["gate"].startswith("budget.") and verdict["outcome"] in missed for verdict in verdicts)
 
 
 def environment_versions() -> dict[str, str]:

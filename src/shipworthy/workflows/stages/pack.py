@@ -1,0 +1,75 @@
+"""Pack: a candidate to a payload, calibrated and given its threshold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shipworthy.contract.types import Contract
+from shipworthy.data.columns import encode, target_array
+from shipworthy.data.quality import build_baselines
+from shipworthy.ledger.events import Event
+from shipworthy.release.payload import build_payload
+from shipworthy.release.policy import Tuning, tune
+from shipworthy.workflows.shipping import Shipping
+from shipworthy.workflows.stages.folders import artefact_entry, work_folder
+from shipworthy.workflows.stages.rows import parted
+from shipworthy.workflows.stages.train import unpack_answers
+
+Outputs = dict[str, Any]
+
+
+def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str, Any]) -> Outputs:
+    """A candidate to a payload: calibrated and given its threshold on the calibrate part."""
+    parts, contract = shipping.parts, shipping.contract
+    frame, places = parted(parts, contract, ingested)
+    matrix, target = encode(contract, frame), target_array(contract, frame)
+    answers = unpack_answers(parts.artefacts.get_bytes(trained["artefacts"]["answers"]))
+    tuning = tune(contract, answers["calibrate"], target[places.calibrate])
+    baselines = build_baselines(contract, matrix[places.train], _scores(contract, answers["calibrate"]))
+    model = parts.artefacts.get_bytes(trained["artefacts"]["model"])
+    with work_folder(parts, "payload") as work:
+        payload = build_payload(contract, model, tuning, baselines, work / "payload")
+        artefacts = {
+            file.name: parts.artefacts.put_file(file, f"payload/{file.name}").digest
+            for file in sorted(payload.directory.iterdir())
+        }
+    outputs: Outputs = {
+        "payload": payload.digest,
+        "size_bytes": payload.size_bytes,
+        "threshold": tuning.threshold,
+        "calibration_error": [tuning.calibration_error_before, tuning.calibration_error_after],
+        "calibrate_rows": tuning.rows,
+        "artefacts": artefacts,
+        "detail": _payload_detail(payload.size_bytes, tuning),
+    }
+    body = {
+        **outputs,
+        "artefacts": [artefact_entry(parts, digest, f"payload/{name}") for name, digest in artefacts.items()],
+        "links": [
+            {"parent": trained["artefacts"]["model"], "relation": "packed", "child": payload.digest},
+            {"parent": f"run:{trained['run']}", "relation": "packed", "child": payload.digest},
+        ],
+    }
+    parts.ledger.append(Event("payload.built", payload.digest, parts.actor, body))
+    return outputs
+
+
+def _scores(contract: Contract, answers: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """What a monitor will watch of the answers: the positive class's probability, or the number."""
+    if contract.target.type == "regression":
+        return answers
+    if contract.target.type == "binary":
+        values = contract.target.values or ()
+        return answers[:, values.index(contract.target.positive or values[-1])]
+    return None
+
+
+def _payload_detail(size_bytes: int, tuning: Tuning) -> str:
+    words = f"{size_bytes / 1e6:.2g} MB"
+    if tuning.threshold is not None:
+        words += f", threshold {tuning.threshold:.3g}"
+    if tuning.calibration_error_after is not None:
+        words += f", calibration error {tuning.calibration_error_after:.2g}"
+    return words

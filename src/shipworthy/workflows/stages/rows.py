@@ -1,0 +1,27 @@
+"""The rows of a snapshot, and how they are parted; the same each time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from shipworthy.contract.types import Contract
+from shipworthy.data.snapshot import Snapshot, read
+from shipworthy.data.split import Split, split
+from shipworthy.workflows.project import Parts
+
+
+def snapshot_node(ingested: Mapping[str, Any]) -> str:
+    """The snapshot in lineage."""
+    return f"snapshot:{ingested['snapshot']}"
+
+
+def snapshot_of(parts: Parts, contract: Contract, ingested: Mapping[str, Any]) -> Snapshot:
+    """The snapshot that the ingest stage took."""
+    return Snapshot(ingested["snapshot"], ingested["version"], ingested["rows"], parts.project.tables / contract.system)
+
+
+def parted(parts: Parts, contract: Contract, ingested: Mapping[str, Any]) -> tuple[pl.DataFrame, Split]:
+    """The snapshot's rows and how they are parted; the same each time."""
+    frame = read(snapshot_of(parts, contract, ingested))
+    return frame, split(contract, frame, contract.training.seed)

@@ -1,0 +1,120 @@
+"""Train: a snapshot to a candidate, by the user's code in a process of its own."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shipworthy.contract.types import Contract
+from shipworthy.data.columns import encode, target_array
+from shipworthy.kernel.ids import make_id
+from shipworthy.ledger.events import Event
+from shipworthy.training.job import TrainingJob
+from shipworthy.training.reach import edge_columns
+from shipworthy.training.run import Candidate
+from shipworthy.training.run import train as run_training
+from shipworthy.workflows.shipping import Shipping, environment_versions
+from shipworthy.workflows.stages.folders import artefact_entry, work_folder
+from shipworthy.workflows.stages.rows import parted, snapshot_node
+
+Outputs = dict[str, Any]
+
+
+def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, str]) -> Outputs:
+    """A snapshot to a candidate: the user's code in its own process, its model in ONNX, parity proven."""
+    parts, contract = shipping.parts, shipping.contract
+    frame, places = parted(parts, contract, ingested)
+    matrix, target = encode(contract, frame), target_array(contract, frame)
+    job = TrainingJob(
+        root=parts.project.root,
+        entry=contract.training.entry,
+        columns=edge_columns(contract, matrix),
+        categories=categories(contract),
+        task=contract.target.type,
+        classes=contract.target.values or (),
+        target=contract.target.column,
+        params=dict(contract.training.params),
+        seed=contract.training.seed,
+        timeout_s=contract.training.timeout,
+        memory_bytes=contract.training.memory,
+        train=matrix[places.train],
+        train_target=target[places.train],
+        calibrate=matrix[places.calibrate],
+        test=matrix[places.test],
+    )
+    with work_folder(parts, "train") as work:
+        shipping.tell("train", f"training on {len(places.train):,} rows with {len(job.columns)} columns")
+        candidate = run_training(job, work, shipping.environment)
+        artefacts = {
+            "model": parts.artefacts.put_bytes(candidate.model_path.read_bytes(), "model/onnx").digest,
+            "answers": parts.artefacts.put_bytes(_pack_answers(candidate), "answers/npz").digest,
+            "log": parts.artefacts.put_bytes(candidate.log.read_bytes(), "training-log").digest,
+        }
+    run = make_id("run", int(parts.now() * 1000), parts.entropy(10))
+    outputs: Outputs = {
+        "run": run,
+        "model_kind": candidate.model_kind,
+        "rows": {"train": len(places.train), "calibrate": len(places.calibrate), "test": len(places.test)},
+        "parity": _parity_json(candidate),
+        "seconds": round(candidate.seconds, 3),
+        "cpu_seconds": round(candidate.cpu_seconds, 3),
+        "max_rss_bytes": candidate.max_rss_bytes,
+        "libraries": dict(candidate.libraries),
+        "artefacts": artefacts,
+        "detail": (
+            f"{candidate.model_kind}; {candidate.parity.rows:,} answers equal"
+            f" within {candidate.parity.max_difference:.0e}"
+        ),
+    }
+    body = {
+        **outputs,
+        "snapshot": ingested["snapshot"],
+        "code": dict(code),
+        "params": dict(contract.training.params),
+        "seed": contract.training.seed,
+        "environment": environment_versions() | candidate.libraries,
+        "artefacts": [artefact_entry(parts, digest, kind) for kind, digest in artefacts.items()],
+        "links": [
+            {"parent": snapshot_node(ingested), "relation": "trained", "child": f"run:{run}"},
+            *(
+                {"parent": f"file:{file}@{digest}", "relation": "ran", "child": f"run:{run}"}
+                for file, digest in code.items()
+            ),
+            {"parent": f"run:{run}", "relation": "made", "child": artefacts["model"]},
+        ],
+    }
+    parts.ledger.append(Event("run.finished", f"run:{run}", parts.actor, body))
+    return outputs
+
+
+def categories(contract: Contract) -> dict[str, tuple[str, ...]]:
+    """The categorical model inputs and their values."""
+    return {
+        name: contract.features[name].values or ()
+        for name in contract.model_columns
+        if name in contract.features and contract.features[name].type == "category"
+    }
+
+
+def _parity_json(candidate: Candidate) -> dict[str, Any]:
+    parity = candidate.parity
+    return {
+        "rows": parity.rows,
+        "edge_rows": len(candidate.edges),
+        "max_difference": parity.max_difference,
+        "labels_differing": parity.labels_differing,
+    }
+
+
+def _pack_answers(candidate: Candidate) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, calibrate=candidate.calibrate_answers, test=candidate.test_answers)
+    return buffer.getvalue()
+
+
+def unpack_answers(content: bytes) -> dict[str, NDArray[np.float64]]:
+    """The trained model's own answers on the calibrate and the test part."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
