@@ -82,9 +82,8 @@ def is_final(outputs: Mapping[str, Any]) -> bool:
     >>> is_final({"verdicts": [{"gate": "budget.p99", "outcome": "fail"}]})
     False
     """
-    missed = ("fail", "insufficient")
     verdicts = outputs.get("verdicts", ())
-    return not any(verdict["gate"].startswith("budget.") and verdict["outcome"] in missed for verdict in verdicts)
+    return not any(verdict["gate"].startswith("budget.") and verdict["outcome"] == "fail" for verdict in verdicts)
 
 
 def environment_versions() -> dict[str, str]:
