@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shipworthy.kernel.digest import digest_bytes
-from shipworthy.kernel.errors import NotFoundError, StorageError
+from shipworthy.kernel.errors import NotFoundError, ShipworthyError, StorageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.store import Ledger, open_ledger
 from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key, load_public_key, load_public_keys
@@ -51,7 +51,7 @@ def project_key(project: Project) -> SigningKey:
             project.public_keys.mkdir(parents=True, exist_ok=True)
             key.public.write_public(public)
     except OSError as error:
-        if isinstance(error, StorageError):
+        if isinstance(error, ShipworthyError):
             raise
         raise StorageError(
             f"{error.filename}: cannot be written ({error.strerror}); make it writable for this user"
