@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipworthy.data.snapshot import Snapshot, content_digest, read, take
-from shipworthy.kernel.errors import IntegrityError, NotFoundError
+from shipworthy.kernel.errors import IntegrityError, NotFoundError, StorageError
 
 FRAME = pl.DataFrame(
     {
@@ -84,3 +84,9 @@ def test_a_changed_table_and_a_missing_one_are_noticed(make: Any, tmp_path: Path
         read(second)
     with pytest.raises(NotFoundError, match="version 9 cannot be read"):
         read(Snapshot(first.digest, 9, 4, first.path))
+
+
+def test_a_folder_whose_name_the_table_format_cannot_hold_is_refused_with_the_cure(make: Any, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"a folder with \[ \] in its name; rename it"):
+        take(make(), FRAME, tmp_path / "loans [old]")
+    assert take(make(), FRAME, tmp_path / "Größe & 100% of #1, it's").rows == FRAME.height

@@ -17,6 +17,7 @@ from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import digest_chunks
 from shipworthy.kernel.errors import ConflictError, IntegrityError, NotFoundError, StorageError
 
+REFUSED_SIGNS = frozenset("[]^|\\")  # in a path they end the Delta engine's process
 ORDER = "__row"  # Delta promises no order of rows
 DIGEST_KEY = "shipworthy.digest"  # in the commit of each version
 
@@ -40,10 +41,15 @@ def take(contract: Contract, accepted: pl.DataFrame, tables: Path) -> Snapshot:
     """Keep `accepted` as a version of `tables/SYSTEM`; content that is there already is found, not written.
 
     Raises:
-        StorageError: the table cannot be written.
+        StorageError: the table cannot be written, or not in a folder of this name.
         ConflictError: somebody else wrote a version at the same time.
     """
     path = tables / contract.system
+    refused = sorted(REFUSED_SIGNS & set(str(path.absolute())))
+    if refused:
+        raise StorageError(
+            f"{path.absolute()}: tables cannot lie in a folder with {' '.join(refused)} in its name; rename it"
+        )
     digest = content_digest(accepted)
     known = _versions(path)
     if digest not in known:
