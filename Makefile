@@ -32,7 +32,12 @@ check: $(VENV)/.dev ## format, lint, types, import rules, docs
 	@$(BIN)/mypy
 	@$(BIN)/pytest tests/docs
 
-bench: $(VENV)/.dev ## ratios, side by side in one run
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "Installing the peers of the benchmarks into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[standard,demo,dev,bench]'
+	@touch $@
+
+bench: $(VENV)/.bench ## ratios, side by side in one run
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 soak: $(VENV)/.dev ## the long repetitions; resumes, and writes docs/evidence/

@@ -9,6 +9,7 @@ import pytest
 from shipworthy.contract.parse import parse_contract
 from shipworthy.faces.cli.main import COMMANDS, root
 from shipworthy.kernel import errors
+from shipworthy.serving.counters import Counters, render_metrics
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -67,6 +68,14 @@ def test_every_setting_from_the_environment_is_documented():
         used |= set(re.findall(r"SHIPWORTHY_[A-Z_]+", file.read_text()))
     text = "".join(page.read_text() for page in PAGES)
     assert not {name for name in used if f"`{name}`" not in text}
+
+
+def test_every_metric_is_documented():
+    text = render_metrics(Counters(), "loans:1", 1, is_ready=True).decode()
+    names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    page = (TOP / "docs" / "serving.md").read_text()
+    assert len(names) > 10
+    assert not {name for name in names if f"`{name}`" not in page}
 
 
 @pytest.mark.parametrize(("where", "text"), blocks("yaml"), ids=lambda value: value if "#" in value else "")
