@@ -17,7 +17,7 @@ from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import digest_chunks
 from shipworthy.kernel.errors import ConflictError, IntegrityError, NotFoundError, StorageError
 
-REFUSED_SIGNS = frozenset("[]^|\\")  # in a path they end the Delta engine's process
+REFUSED_SIGNS = frozenset("[]^|%\\")  # in a path the Delta engine dies of them, or reads them as others
 ORDER = "__row"  # Delta promises no order of rows
 DIGEST_KEY = "shipworthy.digest"  # in the commit of each version
 
