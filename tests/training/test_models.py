@@ -197,6 +197,18 @@ def test_models_of_other_kinds_go_through_skl2onnx(name: Any, table: Any) -> Non
     assert prove_parity(content, {"train": (rows, predict(model, rows, NAMES, task))}, NAMES).rows == len(rows)
 
 
+def test_a_probability_next_to_0_keeps_its_digits() -> None:
+    """Calibration works on the odds: where 1 - p is tiny it must be as exact as p."""
+    matrix = np.random.default_rng(3).normal(size=(2_000, 3)).astype(np.float32)
+    truth = (matrix[:, 0] > 0).astype(int)  # no noise: the odds run away
+    model = lgb.LGBMClassifier(n_estimators=80, learning_rate=0.2, num_threads=1, verbosity=-1).fit(matrix, truth)
+    served = run_model(open_session(to_onnx(model, ["a", "b", "c"], "binary", ["0", "1"], double=True)), matrix)
+    trained = predict(model, matrix, ["a", "b", "c"], "binary")
+    assert trained.min() < 1e-5
+    odds = [np.log(answers[:, 1]) - np.log(answers[:, 0]) for answers in (served, trained)]
+    assert np.abs(odds[0] - odds[1]).max() < 1e-5
+
+
 def test_the_graph_has_the_fixed_names_and_versions(table: Any) -> None:
     content = to_onnx(fit_lightgbm("multiclass")(table), NAMES, "multiclass", CLASSES["multiclass"], double=True)
     model = onnx.load_from_string(content)

@@ -10,12 +10,12 @@ from shipworthy.bundle.format import ActionBand, Calibration, FallbackRule, Inte
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.errors import EvidenceError
 from shipworthy.stats.calibration import (
-    CLIP,
     choose_threshold,
     conformal_intervals,
     expected_calibration_error,
     fit_platt,
     fit_temperature,
+    log_odds,
 )
 
 DEFAULT_THRESHOLD = 0.5  # without a threshold in the contract: the likelier class
@@ -100,10 +100,10 @@ def _tune_binary(contract: Contract, answers: Floats, truth: NDArray[np.int64]) 
     classes = contract.target.values or ()
     at = classes.index(_positive(contract))
     probability, came = np.clip(answers[:, at], 0.0, 1.0), truth == at
-    scaling = fit_platt(probability, came)
-    inner = np.clip(probability, CLIP, 1 - CLIP)
+    negative = np.clip(answers[:, 1 - at], 0.0, 1.0)
+    scaling = fit_platt(probability, came, negative)
     changed = (scaling.slope, scaling.offset) != (1.0, 0.0)
-    scaled = 1 / (1 + np.exp(-(scaling.slope * np.log(inner / (1 - inner)) + scaling.offset)))
+    scaled = 1 / (1 + np.exp(-(scaling.slope * log_odds(probability, negative) + scaling.offset)))
     calibrated = scaled if changed else probability
     return Tuning(
         rows=len(truth),

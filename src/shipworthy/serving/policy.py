@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shipworthy.bundle.format import Calibration, Policy
 
+CLIP = 1e-12  # as `stats.calibration` clips: what was fitted is what is applied
 SUM_TOLERANCE = 1e-3  # float32 softmax over thousands of classes stays well within
 DEFAULT_THRESHOLD = 0.5  # where the payload fixes none: the likelier class
 
@@ -57,7 +58,7 @@ def calibrate(policy: Policy, probabilities: NDArray[np.floating]) -> NDArray[np
         return _calibrate_binary(raw, calibration, _positive(policy))
     if calibration.temperature == 1.0:
         return raw
-    logs = np.log(np.clip(raw, 1e-12, None)) / calibration.temperature
+    logs = np.log(np.clip(raw, CLIP, None)) / calibration.temperature
     scaled: NDArray[np.float64] = np.exp(logs - logs.max(axis=1, keepdims=True))
     scaled /= scaled.sum(axis=1, keepdims=True)
     return scaled
@@ -66,8 +67,8 @@ def calibrate(policy: Policy, probabilities: NDArray[np.floating]) -> NDArray[np
 def _calibrate_binary(raw: NDArray[np.float64], calibration: Calibration, positive: int) -> NDArray[np.float64]:
     if calibration.slope == 1.0 and calibration.offset == 0.0:
         return raw
-    clipped = np.clip(raw[:, positive], 1e-12, 1 - 1e-12)
-    logit = calibration.slope * np.log(clipped / (1 - clipped)) + calibration.offset
+    logs = np.log(np.clip(raw, CLIP, None))  # of both classes: 1 - p would have lost the digits of a tiny one
+    logit = calibration.slope * (logs[:, positive] - logs[:, 1 - positive]) + calibration.offset
     calibrated = np.empty_like(raw)
     calibrated[:, positive] = 1 / (1 + np.exp(-logit))
     calibrated[:, 1 - positive] = 1 - calibrated[:, positive]

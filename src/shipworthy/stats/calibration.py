@@ -55,12 +55,24 @@ class ChosenThreshold:
     score: float
 
 
-def fit_platt(probability: Floats, truth: NDArray[np.bool_]) -> PlattScaling:
+def log_odds(positive: Floats, negative: Floats) -> Floats:
+    """Logarithm of the odds, exact also where one of the two is tiny: 1 - p would have lost its digits there.
+
+    Args:
+        positive: shape (n,), probability of the positive class, in [0, 1].
+        negative: shape (n,), probability of the other class.
+    """
+    odds: Floats = np.log(np.clip(positive, CLIP, None)) - np.log(np.clip(negative, CLIP, None))
+    return odds
+
+
+def fit_platt(probability: Floats, truth: NDArray[np.bool_], negative: Floats | None = None) -> PlattScaling:
     """Platt scaling on the logit, kept only if it lowers the log loss of held-out folds.
 
     Args:
         probability: shape (n,), of the positive class, in [0, 1].
         truth: shape (n,), whether the positive class came.
+        negative: shape (n,), of the other class; None for 1 - probability.
 
     Raises:
         EvidenceError: shapes differ, or a probability is out of range.
@@ -68,8 +80,8 @@ def fit_platt(probability: Floats, truth: NDArray[np.bool_]) -> PlattScaling:
     Source: Platt 1999, "Probabilistic outputs for support vector machines".
     """
     _require_probabilities(probability, truth)
-    inner = np.clip(probability, CLIP, 1 - CLIP)
-    logit, label = np.log(inner / (1 - inner)), truth.astype(np.float64)
+    logit = log_odds(probability, 1 - probability if negative is None else negative)
+    label = truth.astype(np.float64)
     before = _binary_losses(logit, label)
     after = np.empty_like(before)
     for held in _folds(len(label)):

@@ -75,10 +75,11 @@ def _add_trees(graph: Graph, trees: Trees) -> None:
     if trees.narrow and graph.is_double:
         graph.last = graph.narrow(graph.last)
     graph.nodes.append(tree_node(trees, graph.last, "sum", double=graph.is_double))
-    graph.last, graph.is_double = "sum", False
+    # the sum is float32, but its link must not be: next to 0 and 1 a float32 sigmoid has lost the digits of 1 - p
+    graph.last, graph.is_double = graph.op("Cast", ["sum"], "wide.sum", to=TensorProto.DOUBLE), True
     if trees.sigma != 1.0:
-        slope = graph.constant("sigma", np.array([trees.sigma], np.float32))
-        graph.last = graph.op("Mul", ["sum", slope], "margin")
+        slope = graph.constant("sigma", np.array([trees.sigma], np.float64))
+        graph.last = graph.op("Mul", [graph.last, slope], "margin")
     graph.answer(trees.link, trees.outputs)
 
 
