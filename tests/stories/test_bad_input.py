@@ -331,3 +331,6 @@ def test_what_did_not_change_is_not_done_again(project: Path, shipworthy: Callab
         "deploy": False,
     }
     assert changed["release"] == "loans:2"
+    again = shipworthy("ship", "--project", project, "--json").document
+    assert all(stage["reused"] for stage in again["stages"])
+    assert again["release"] == "loans:2"

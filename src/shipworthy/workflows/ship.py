@@ -99,8 +99,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
         {"candidate": trained["artefacts"], "snapshot": ingested["snapshot"], "contract": shipping.sections("payload")},
         lambda: _pack(shipping, ingested, trained),
     )
-    current = parts.ledger.current_deployment("local")
-    champion = _champion(current, built["payload"])
+    champion = _champion(parts, built["payload"])
     judged = shipping.stage(
         "gates",
         {
@@ -133,12 +132,18 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     )  # fmt: skip
 
 
-def _champion(current: Mapping[str, Any] | None, payload: str) -> Mapping[str, Any] | None:
-    """The release that serves now, if its payload is another one."""
-    if current is None or not current["releases"]:
-        return None
-    serving: Mapping[str, Any] = current["releases"][0]
-    return None if serving["payload"] == payload else serving
+def _champion(parts: Parts, payload: str) -> Mapping[str, Any] | None:
+    """The release that last served in local with another payload: whom the one under judgement succeeds.
+
+    While a new payload is judged that is the one serving now; once it serves itself it is still the one before, so
+    that shipping again asks the same question.
+    """
+    served = [entry.body for entry in parts.ledger.events(verb="deployment.set")]
+    for deployment in reversed(served):
+        release: Any = deployment["releases"][0]
+        if deployment["environment"] == "local" and release["payload"] != payload:
+            return dict(release)
+    return None
 
 
 def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str, Any]:
