@@ -99,3 +99,11 @@ def test_nothing_names_a_machine_or_an_unfinished_place():
     for page in PAGES:
         text = page.read_text()
         assert not re.search(r"/(root|work|home)/\w|\bTODO\b|\bFIXME\b", text), page
+
+
+def test_no_message_or_page_names_a_command_that_does_not_exist():
+    pattern = re.compile(r"(?:`|\$ |^|run: )shipworthy ([a-z]+)", re.MULTILINE)
+    texts = [*(TOP / "src").rglob("*.py"), *PAGES]
+    named = {verb for file in texts for verb in pattern.findall(file.read_text())}
+    assert len(named) > 8
+    assert named <= set(COMMANDS)

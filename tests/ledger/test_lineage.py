@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 from shipworthy.kernel.digest import digest_bytes
-from shipworthy.kernel.errors import NotFoundError
 from shipworthy.ledger.events import Event
 from shipworthy.ledger.lineage import Edge, walk
 from shipworthy.ledger.store import Ledger
@@ -56,16 +55,6 @@ def test_downwards_leads_to_every_release(ledger: Ledger) -> None:
     reached = [edge.child for edge in ledger.lineage(FILE, "down")]
     assert reached == [SOURCE, SNAPSHOT, "run:1", "run:2", "release:loans:1", "release:loans:2"]
     assert ledger.lineage("release:loans:1", "down") == []
-
-
-def test_what_is_known_of_each_node_is_told(ledger: Ledger) -> None:
-    trace = ledger.trace("run:1", "up")
-    assert trace.nodes[SNAPSHOT] | {"time": ""} == {"seq": 1, "time": "", "actor": "ada", "verb": "snapshot.taken"}
-    assert trace.nodes[FILE] == {"digest": digest_bytes(b"a"), "kind": "source", "size_bytes": 1}
-    assert trace.nodes["run:1"]["actor"] == "bob"
-    assert ledger.trace(FILE, "up").edges == ()
-    with pytest.raises(NotFoundError, match="knows nothing of"):
-        ledger.trace("release:loans:9", "up")
 
 
 def test_a_cycle_is_walked_once() -> None:

@@ -82,8 +82,8 @@ def test_a_name_never_becomes_a_path(tmp_path: Path, name: str) -> None:
         load_key(tmp_path, name)
 
 
-def test_a_missing_key_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="shipworthy key create signer"):
+def test_a_missing_key_says_where_it_should_come_from(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no key .signer.; copy it there"):
         load_key(tmp_path / "nowhere", "signer")
 
 

@@ -208,21 +208,6 @@ class ReleaseStatement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     predicate: ReleasePredicate
 
 
-class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One signature of an envelope."""
-
-    keyid: str
-    sig: str  # base64
-
-
-class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A DSSE envelope (github.com/secure-systems-lab/dsse)."""
-
-    payload_type: str = msgspec.field(name="payloadType")
-    payload: str  # base64
-    signatures: tuple[Signature, ...]
-
-
 class DeployedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One release's place in a deployment."""
 

@@ -23,11 +23,6 @@ class Format:
     share: float  # of the sampled texts that it reads, 0 to 1
     ambiguous: bool  # another order of day and month reads as many
 
-    @property
-    def has_zone(self) -> bool:
-        """Whether the texts carry their own offset from UTC."""
-        return "z" in self.pattern
-
 
 def detect_format(texts: pl.Series) -> Format | None:
     """The format that reads most of the texts, or None when none reads any.

@@ -5,7 +5,6 @@ Four witnesses are compared, each kept in another place: the entries, their hash
 (anchors) are the only ones that hold against whoever has the signing key.
 """
 
-import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -380,8 +379,3 @@ def _read_anchors(
                 yield path, anchor.checkpoint
             except ShipworthyError as error:
                 findings.problems.append(f"Anchor {error}")
-
-
-def proof_json(proof: Mapping[str, object]) -> str:
-    """The proof as a file holds it."""
-    return json.dumps(proof, indent=1, ensure_ascii=False) + "\n"

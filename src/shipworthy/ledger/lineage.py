@@ -1,7 +1,7 @@
 """Lineage: from anything to all it came from, or to all that came from it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["up", "down"]
@@ -15,16 +15,6 @@ class Edge:
     relation: str
     child: str
     depth: int  # steps from the node asked for, from 1
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """Every edge that is reached, nearest first, and what is known of each node."""
-
-    node: str
-    direction: Direction
-    edges: tuple[Edge, ...]
-    nodes: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
 Links = Callable[[list[str]], Iterable[Sequence[str]]]

@@ -19,7 +19,7 @@ from shipworthy.ledger.checkpoint import Checkpoint
 from shipworthy.ledger.database import Database
 from shipworthy.ledger.events import Entry, Event, record
 from shipworthy.ledger.files import Disk, LocalDisk, make_durable_directory
-from shipworthy.ledger.lineage import Direction, Edge, Lineage, walk
+from shipworthy.ledger.lineage import Direction, Edge, walk
 from shipworthy.ledger.lock import LOCK_TIMEOUT_S, WriterLock
 from shipworthy.ledger.log import Log
 from shipworthy.security.keys import PublicKey, SigningKey
@@ -236,7 +236,7 @@ class Ledger:
         else:
             found = self._one(query.where(columns.digest == name))
         if found is None:
-            raise NotFoundError(f"There is no release {name!r} in the ledger; `shipworthy release list` shows all.")
+            raise NotFoundError(f"There is no release {name!r} in the ledger; `shipworthy status` shows all.")
         return found
 
     def next_version(self, system: str) -> int:
@@ -275,32 +275,6 @@ class Ledger:
                     yield from connection.execute(query.where(start.in_(nodes[at : at + CHUNK])))
 
             return list(walk(node, direction, links))
-
-    def trace(self, node: str, direction: Direction) -> Lineage:
-        """`lineage`, with what the ledger knows of each node it passes.
-
-        Raises:
-            NotFoundError: no event ever named the node.
-        """
-        edges = self.lineage(node, direction)
-        names = dict.fromkeys([node, *(name for edge in edges for name in (edge.parent, edge.child))])
-        nodes = {name: self.describe(name) for name in names}
-        if not edges and not nodes[node] and not self.lineage(node, "down" if direction == "up" else "up"):
-            raise NotFoundError(f"The ledger knows nothing of {node!r}.")
-        return Lineage(node, direction, tuple(edges), nodes)
-
-    def describe(self, node: str) -> Body:
-        """What the ledger knows of a lineage node: the event that made it, or the artefact it is."""
-        columns = tables.events.c
-        _, mark, digest = node.rpartition("sha256:")
-        known = self.find_artefact(mark + digest) or {}
-        with self._database.read() as connection:
-            query = select(columns.entry).where(columns.object == node).order_by(columns.seq).limit(1)
-            first = connection.scalar(query)
-        if first is not None:
-            entry = Entry.from_bytes(first)
-            known |= {"seq": entry.seq, "time": entry.time, "actor": entry.actor, "verb": entry.verb}
-        return known
 
     def _insert(self, connection: Connection, events: Iterable[Event]) -> list[tuple[Entry, bytes]]:
         recorded, rows = [], []

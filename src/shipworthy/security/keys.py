@@ -153,7 +153,7 @@ def load_key(directory: Path, name: str) -> SigningKey:
         _check_private(directory, directory.stat())
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise NotFoundError(f"{path}: there is no key {name!r}; make it with `shipworthy key create {name}`.") from None
+        raise NotFoundError(f"{path}: there is no key {name!r}; copy it there from where it was made.") from None
     except PermissionError as error:
         raise AccessError(f"{path} cannot be read: {error}.") from None
     except OSError:

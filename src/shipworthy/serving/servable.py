@@ -1,6 +1,5 @@
 """A release that is loaded: decoder, policy and model in one place, ready to answer."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -29,7 +28,6 @@ class Servable:
     decoder: RequestDecoder
     runtime: Runtime
     references: Mapping[str, float | None]  # of each model column, for reasons
-    loaded_s: float  # how long loading and warming took
 
 
 def load_servable(bundle: VerifiedBundle, make_runtime: Callable[[bytes], Runtime]) -> Servable:
@@ -49,7 +47,6 @@ def make_servable(
     Raises:
         IntegrityError: schema, policy and model do not fit together.
     """
-    started = time.perf_counter()
     decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
     runtime = make_runtime(payload.model)
     _warm(runtime, payload)
@@ -63,7 +60,6 @@ def make_servable(
         decoder=decoder,
         runtime=runtime,
         references={column.name: column.reference for column in payload.baselines.columns},
-        loaded_s=time.perf_counter() - started,
     )
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from shipworthy.training.edges import EdgeColumn
 
-PARTS = ("train", "calibrate", "test")
 JOB, RESULT, FAILURE, MODEL = "job.json", "result.json", "failure.json", "model.onnx"
 DISK_FAILED = 74  # the child's exit status when the folder cannot be written (EX_IOERR of sysexits.h)
 Scalar = str | int | float | bool

@@ -43,7 +43,7 @@ def demo(story: str, directory: str, as_json: bool) -> int:
         "--key", "flight_id",
     )  # fmt: skip
     run.step("From the file to a signed release: checked, trained, proven, judged, deployed to local")
-    shipped = run.command("ship", "--project", str(project))
+    run.command("ship", "--project", str(project))
     run.step("Again with nothing new")
     run.command("ship", "--project", str(project))
     run.step("Served, and asked")
@@ -61,7 +61,7 @@ def demo(story: str, directory: str, as_json: bool) -> int:
         f"$EDITOR {project}/shipworthy.yaml   # then: shipworthy ship --project {project}",
     ):
         face.say(f"  {escape(line)}")
-    face.result({"story": story, "project": str(project), "rows": rows, "seconds": round(seconds, 1), **shipped})
+    face.result({"story": story, "project": str(project), "rows": rows, "seconds": round(seconds, 1), **answers})
     return 0
 
 
@@ -87,14 +87,13 @@ class Narrator:
         self.count += 1
         self.face.say(f"\n[bold cyan]{self.count}. {escape(title)}[/]")
 
-    def command(self, *words: str) -> dict[str, Any]:
+    def command(self, *words: str) -> None:
         """Run `shipworthy` with `words`, its output passed through."""
         self.face.say(f"[bold]$ shipworthy {escape(shlex.join(words))}[/]")
         output = sys.stderr if self.face.as_json else None
         done = subprocess.run([*_shipworthy(), *words], check=False, stdout=output)
         if done.returncode != 0:
             raise RefusedError(f"`shipworthy {words[0]}` ended with exit code {done.returncode}; see its words above")
-        return {}
 
 
 def _shipworthy() -> list[str]:
