@@ -83,7 +83,7 @@ def test_a_name_never_becomes_a_path(tmp_path: Path, name: str) -> None:
 
 
 def test_a_missing_key_says_where_it_should_come_from(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no key .signer.; copy it there"):
+    with pytest.raises(NotFoundError, match="copy it there from where it was made"):
         load_key(tmp_path / "nowhere", "signer")
 
 

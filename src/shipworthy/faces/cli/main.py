@@ -82,24 +82,25 @@ def main() -> None:
         hint = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
         face.error("usage", f"{error.format_message()}{hint}")
         code = MISUSED
-    except ModuleNotFoundError as error:
-        if (error.name or "shipworthy").startswith("shipworthy"):
-            raise
-        face.error(
-            "missing_extra",
-            f"`{error.name}` is not installed, which this command needs; run: pip install 'shipworthy[standard]'",
-        )
-        code = REFUSED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
     except Exception as error:  # noqa: BLE001 - the outermost face: whatever is left is our fault
-        report = Path.cwd() / "shipworthy-error.txt"
-        try:
-            report.write_text(traceback.format_exc())
-            kept = f"the details are in {report.name}; please report them"
-        except OSError:
-            kept = "the details could not be written"
-        face.error("internal", f"internal error ({type(error).__name__}); {kept}")
-        code = OUR_FAULT
+        code = _unexpected(face, error)
     sys.exit(code)
+
+
+def _unexpected(face: Face, error: Exception) -> int:
+    """Say what nobody foresaw: a package that is not installed, or a fault of ours, whose details go to a file."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("shipworthy"):
+        cure = "which this command needs; run: pip install 'shipworthy[standard]'"
+        face.error("missing_extra", f"`{error.name}` is not installed, {cure}")
+        return REFUSED
+    report = Path.cwd() / "shipworthy-error.txt"
+    try:
+        report.write_text("".join(traceback.format_exception(error)))
+        kept = f"the details are in {report.name}; please report them"
+    except OSError:
+        kept = "the details could not be written"
+    face.error("internal", f"internal error ({type(error).__name__}); {kept}")
+    return OUR_FAULT

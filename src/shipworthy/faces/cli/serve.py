@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
-from shipworthy.kernel.errors import MissingExtraError, ShipworthyError
+from shipworthy.kernel.errors import ShipworthyError
 from shipworthy.serving.server import ServerSettings, check_settings
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.serve import Target, find_target
@@ -79,7 +79,7 @@ def _mint(face: Face, root: Path, environment: str, target: Target) -> str | Non
     try:
         from shipworthy.faces.wiring import open_parts  # needs the ledger, which a serving machine may lack
         from shipworthy.workflows.tokens import grant_token
-    except ImportError:
+    except ModuleNotFoundError:
         face.note("No token was made: this machine has the serving set only (pip install 'shipworthy[standard]').")
         return None
     try:
@@ -98,7 +98,7 @@ def _keep_digests(face: Face, root: Path, environment: str) -> None:
 
         with open_parts(root) as parts:
             record_closed_segments(parts, environment)
-    except (ImportError, MissingExtraError):
+    except ModuleNotFoundError:  # the serving set alone
         return
     except ShipworthyError as error:
         face.note(f"The records' digests are not in the ledger yet: {error}")
