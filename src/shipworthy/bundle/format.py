@@ -215,6 +215,7 @@ class DeployedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     digest: str  # of release.json; names the bundle directory
     payload: str
     share: float  # of traffic; all shares sum to 1
+    attestations: tuple[str, ...] = ()  # digests of the approvals and waivers that let it in
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

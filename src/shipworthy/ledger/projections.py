@@ -88,6 +88,33 @@ def _anchor(entry: Entry) -> Iterator[Row]:
     yield Row(tables.anchors, _known(entry, size=int) | _body(entry))
 
 
+def _latest(entry: Entry) -> Iterator[Row]:
+    """The whole body is the thing as it now is; its revision makes every change a compare-and-swap."""
+    kind = LATEST[entry.verb]
+    prefix, _, name = entry.object.partition(":")
+    if prefix != kind or not name:
+        raise UsageError(f"{entry.verb} of {entry.object!r}: the object must be {kind}:NAME.")
+    yield Row(tables.latest, {"kind": kind, "name": name} | _known(entry, revision=int) | _body(entry), "replace")
+
+
+LATEST: dict[str, str] = {  # verb -> the kind of thing that it is the latest word on
+    "principal.added": "principal",
+    "principal.changed": "principal",
+    "release.attested": "attestation",
+    "rollout.started": "rollout",
+    "rollout.judged": "rollout",
+    "rollout.ended": "rollout",
+    "window.judged": "window",
+    "alert.opened": "alert",
+    "alert.seen": "alert",
+    "alert.delivered": "alert",
+    "alert.acknowledged": "alert",
+    "alert.closed": "alert",
+    "review.claimed": "review",
+    "review.decided": "review",
+    "clock.set": "clock",
+}
+
 PROJECTIONS: dict[str, Callable[[Entry], Iterator[Row]]] = {
     "stage.finished": _stage,
     "snapshot.taken": _snapshot,
@@ -96,7 +123,7 @@ PROJECTIONS: dict[str, Callable[[Entry], Iterator[Row]]] = {
     "deployment.set": _deployment,
     "token.minted": _token,
     "anchor.exported": _anchor,
-}
+} | dict.fromkeys(LATEST, _latest)
 
 
 def next_version(connection: Connection, system: str) -> int:
@@ -111,6 +138,22 @@ def next_generation(connection: Connection, environment: str) -> int:
     generation = tables.deployments.c.generation
     highest = connection.scalar(select(func.max(generation)).where(tables.deployments.c.environment == environment))
     return (highest or 0) + 1
+
+
+def revision_of(connection: Connection, kind: str, name: str) -> int:
+    """The revision of the latest word on a thing; 0 if there is none."""
+    columns = tables.latest.c
+    return connection.scalar(select(columns.revision).where(columns.kind == kind, columns.name == name)) or 0
+
+
+def _guard_latest(connection: Connection, entry: Entry) -> None:
+    kind, _, name = entry.object.partition(":")
+    revision, expected = entry.body["revision"], revision_of(connection, kind, name) + 1
+    if revision != expected:
+        raise ConflictError(
+            f"{entry.object} is at revision {expected - 1}; {entry.verb} with revision {revision} does not follow."
+            " Somebody else was faster: look at it, then try again."
+        )
 
 
 def _guard_release(connection: Connection, entry: Entry) -> None:
@@ -131,7 +174,7 @@ def _guard_deployment(connection: Connection, entry: Entry) -> None:
 GUARDS: dict[str, Callable[[Connection, Entry], None]] = {
     "release.published": _guard_release,
     "deployment.set": _guard_deployment,
-}
+} | dict.fromkeys(LATEST, _guard_latest)
 
 
 def _body(entry: Entry) -> dict[str, object]:

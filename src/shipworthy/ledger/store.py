@@ -263,6 +263,16 @@ class Ledger:
         """Every checkpoint that was exported, oldest first."""
         return self._bodies(select(tables.anchors.c.body).order_by(tables.anchors.c.seq))
 
+    def latest(self, kind: str) -> list[Body]:
+        """The latest word on every thing of a kind, such as `alert`, in the order in which they last changed."""
+        columns = tables.latest.c
+        return self._bodies(select(columns.body).where(columns.kind == kind).order_by(columns.seq))
+
+    def find_latest(self, kind: str, name: str) -> Body | None:
+        """The latest word on one thing, with its `revision`; None if nothing was said of it."""
+        columns = tables.latest.c
+        return self._one(select(columns.body).where(columns.kind == kind, columns.name == name))
+
     def lineage(self, node: str, direction: Direction) -> list[Edge]:
         """Every edge from `node` up to what it came from, or down to what came from it, nearest first."""
         columns = tables.links.c

@@ -5,7 +5,7 @@ Bodies are canonical JSON text, so that both databases hold the same bytes.
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Named, Table, Text, TypedColumns
 
-REVISIONS = ("0001",)  # every migration in order; the last is what this version of the code works on
+REVISIONS = ("0001", "0002")  # every migration in order; the last is what this version of the code works on
 
 metadata = MetaData()
 
@@ -102,6 +102,16 @@ class AnchorColumns(TypedColumns):
     body: Named[str] = Column(Text)
 
 
+class LatestColumns(TypedColumns):
+    """The latest word on a thing that changes: an alert, a rollout, a principal."""
+
+    kind = Column(Text, primary_key=True)
+    name = Column(Text, primary_key=True)
+    revision: Named[int] = Column(BigInteger)  # from 1, without a gap
+    body: Named[str] = Column(Text)
+    seq: Named[int] = Column(BigInteger)
+
+
 events = Table("events", metadata, EventColumns)
 Index("events_verb", events.c.verb, events.c.seq)
 Index("events_object", events.c.object, events.c.seq)
@@ -115,3 +125,4 @@ releases = Table("releases", metadata, ReleaseColumns)
 deployments = Table("deployments", metadata, DeploymentColumns)
 tokens = Table("tokens", metadata, TokenColumns)
 anchors = Table("anchors", metadata, AnchorColumns)
+latest = Table("latest", metadata, LatestColumns)

@@ -50,6 +50,16 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     latency_ms: float = 0.0  # from the request's last byte to its record
 
 
+class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The truth of one prediction, as somebody told it; late, perhaps again, perhaps otherwise."""
+
+    id: str  # the caller's id of the request, or the prediction's id
+    value: str | float  # the class, or the number
+    time: float  # Unix seconds: when the truth was known
+    received: float  # Unix seconds: when we were told
+    source: str  # who says so: `api:NAME`, `file:NAME`
+
+
 class SegmentSeal(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a closed segment, in `NAME.seal` beside it."""
 

@@ -1,3 +1,3 @@
 """Keys, signing, tokens, who may do what. Loads nothing unaudited."""
 
-__all__ = ["keys", "signing", "tokens"]
+__all__ = ["access", "keys", "signing", "tokens"]

@@ -6,6 +6,7 @@ __all__ = [
     "init",
     "inspect",
     "layout",
+    "principals",
     "project",
     "segments",
     "serve",

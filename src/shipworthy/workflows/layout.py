@@ -73,6 +73,10 @@ class Project:
         """What the servers of `environment` wrote."""
         return self.state / "records" / environment
 
+    def outcomes(self, environment: str) -> Path:
+        """Truths of what was answered in `environment`, as they came."""
+        return self.state / "outcomes" / environment
+
     def ledger_url(self, environment: Mapping[str, str]) -> str:
         """`SHIPWORTHY_LEDGER_URL` if set, else SQLite in the state folder."""
         return environment.get("SHIPWORTHY_LEDGER_URL") or f"sqlite:///{self.state / 'ledger.db'}"

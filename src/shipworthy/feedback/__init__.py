@@ -1,0 +1,3 @@
+"""What comes back: labels and reviewers' decisions."""
+
+__all__ = ["labels", "reviews"]
