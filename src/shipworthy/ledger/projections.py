@@ -123,7 +123,8 @@ PROJECTIONS: dict[str, Callable[[Entry], Iterator[Row]]] = {
     "deployment.set": _deployment,
     "token.minted": _token,
     "anchor.exported": _anchor,
-} | dict.fromkeys(LATEST, _latest)
+    **dict.fromkeys(LATEST, _latest),
+}
 
 
 def next_version(connection: Connection, system: str) -> int:
@@ -174,7 +175,8 @@ def _guard_deployment(connection: Connection, entry: Entry) -> None:
 GUARDS: dict[str, Callable[[Connection, Entry], None]] = {
     "release.published": _guard_release,
     "deployment.set": _guard_deployment,
-} | dict.fromkeys(LATEST, _guard_latest)
+    **dict.fromkeys(LATEST, _guard_latest),
+}
 
 
 def _body(entry: Entry) -> dict[str, object]:
