@@ -92,6 +92,29 @@ ROWS = (
         200,
     ),
     Row(
+        "F06 control",
+        "kill -9 of the control plane while a canary runs: the same rollouts, windows, alerts and shares in the end",
+        ("tests/stories/test_production.py::test_control_killed_at_any_moment_comes_to_the_same_end",),
+        20,
+    ),
+    Row(
+        "story",
+        "`demo flights` told again with control killed has the same figures; stopped anywhere, it starts clean",
+        ("tests/stories/test_demo.py",),
+        20,
+    ),
+    Row(
+        "F27",
+        "labels late, again, contradicting, of unknown ids; a telling or a writer killed -9: each truth counts once",
+        (
+            "tests/stories/test_outcomes.py",
+            "tests/records/test_tail.py",
+            "tests/workflows/test_outcomes.py",
+            "tests/feedback",
+        ),
+        50,
+    ),
+    Row(
         "F08 F10 ledger",
         "a full disk or a failed sync at every call of an append: nothing acknowledged is lost, a failed sync fences",
         ("tests/ledger/test_recovery.py::test_wherever_the_disk_fails_nothing_acknowledged_is_lost",),

@@ -1,5 +1,6 @@
 """Parsing: each trap and each problem with its exact place, and all problems at once."""
 
+import json
 import random
 from pathlib import Path
 
@@ -415,6 +416,13 @@ def test_a_contract_from_a_newer_version_is_one_clear_problem() -> None:
         ("seed: 7", "params: {api_token: hunter2}", "hunter2"),
         ("owner: lending", "owner: lending\nx-tool: {secret: hunter2}", "hunter2"),
         ("owner: lending", "owner: AKIAABCDEFGHIJKLMNOP", "AKIAABCDEFGHIJKLMNOP"),
+        ("owner: lending", 'owner: lending\nalerts: {webhooks: ["https://me:hunter2@host/x"]}', "hunter2"),
+        ("owner: lending", 'owner: lending\nalerts: {webhooks: ["https://host/x?token=hunter2"]}', "hunter2"),
+        (
+            "owner: lending",
+            'owner: lending\nalerts: {webhooks: ["https://hooks.slack.com/services/T1/B1/xy"]}',
+            "B1/xy",
+        ),
     ],
 )
 def test_a_literal_secret_is_refused_and_never_repeated(old: str, new: str, secret: str) -> None:
@@ -435,6 +443,29 @@ def test_a_literal_secret_is_refused_and_never_repeated(old: str, new: str, secr
 )
 def test_secrets_by_name_are_accepted(url: str) -> None:
     assert parse_contract(MORTGAGE.replace("${BUREAU_URL}", url)).data.sources["bureau"].url == url
+
+
+def test_alerts_go_to_addresses_that_may_hide_behind_names() -> None:
+    assert parse_contract(MORTGAGE).alerts.webhooks == ()
+    addresses = ("${ALERT_URL}", "http://127.0.0.1:9/x", "https://me:${PASSWORD}@alerts.example/${TEAM}")
+    text = MORTGAGE + f"\nalerts: {{webhooks: {json.dumps(addresses)}}}\n"
+    assert parse_contract(text).alerts.webhooks == addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ftp://alerts.example", "an http or https address, or ${NAME} that holds one"),
+        ("file:///etc/passwd", "an http or https address"),
+        ("alerts.example/x", "an http or https address"),
+        ("https://alerts.example/a b", "an http or https address"),
+        ("https://alerts.example/$TEAM", "a variable is written ${NAME}"),
+    ],
+)
+def test_an_alert_goes_nowhere_else(address: str, message: str) -> None:
+    problems = problems_of(MORTGAGE + f"\nalerts: {{webhooks: [{json.dumps(address)}]}}\n")
+    assert [problem.key for problem in problems] == ["alerts.webhooks[0]"]
+    assert message in problems[0].message
 
 
 def test_columns_that_the_data_does_not_have_are_named_with_the_nearest() -> None:

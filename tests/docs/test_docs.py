@@ -7,8 +7,11 @@ import click
 import pytest
 
 from shipworthy.contract.parse import parse_contract
+from shipworthy.faces.api import ACTIONS
 from shipworthy.faces.cli.main import COMMANDS, root
+from shipworthy.faces.guard import PUBLIC
 from shipworthy.kernel import errors
+from shipworthy.security.access import PERMISSIONS, ROLES
 from shipworthy.serving.counters import Counters, render_metrics
 
 TOP = Path(__file__).parents[2]
@@ -76,6 +79,18 @@ def test_every_metric_is_documented():
     page = (TOP / "docs" / "serving.md").read_text()
     assert len(names) > 10
     assert not {name for name in names if f"`{name}`" not in page}
+
+
+def test_every_route_of_the_control_plane_is_documented_with_its_action_and_every_action_with_its_roles():
+    page = (TOP / "docs" / "api.md").read_text()
+    rows = dict(re.findall(r"^\| `(\S+ \S+)` \| ([\w ]+) \|", page, re.MULTILINE))
+    rows |= dict(re.findall(r"`([A-Z]+ /\S*)` \((\w+)\)", page))
+    for (method, path), action in ACTIONS.items():
+        assert rows.get(f"{method} {path}") == action or (action == PUBLIC and f"`{method} {path}`" in page), path
+    for action in set(ACTIONS.values()) - {"read", PUBLIC}:
+        (said,) = re.findall(rf"^\| {action} \| (.*) \|$", page, re.MULTILINE)
+        assert set(re.findall(r"`([\w-]+)`", said)) == PERMISSIONS[action], action
+    assert PERMISSIONS["read"] == set(ROLES) - {"service"}  # "all but `service`"
 
 
 @pytest.mark.parametrize(("where", "text"), blocks("yaml"), ids=lambda value: value if "#" in value else "")

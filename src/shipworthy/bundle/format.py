@@ -11,6 +11,7 @@ import msgspec
 PAYLOAD_FILES = ("model.onnx", "schema.json", "policy.json", "baselines.json")
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 RELEASE_TYPE = "https://shipworthy.dev/release/v1"
+ATTESTATION_TYPE = "https://shipworthy.dev/attestation/v1"
 STATEMENT_MEDIA = "application/vnd.in-toto+json"
 DEPLOYMENT_MEDIA = "application/vnd.shipworthy.deployment+json"
 ACCESS_MEDIA = "application/vnd.shipworthy.access+json"
@@ -157,6 +158,8 @@ class Baselines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     columns: tuple[ColumnBaseline, ...]
     score_edges: tuple[float, ...] = ()
     score_counts: tuple[int, ...] = ()
+    swings: dict[str, dict[str, float]] = {}  # column -> aspect -> largest effect in a past window (monitoring.drift)
+    score_swing: float = 0.0
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -208,6 +211,30 @@ class ReleaseStatement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     predicate: ReleasePredicate
 
 
+class AttestationPredicate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What somebody vouches for: that a release may serve in an environment, or may although a gate did not pass."""
+
+    attests: Literal["approval", "waiver"]
+    release: str  # `mortgage-approval:7`
+    verdicts: str  # digest: an approval dies when the verdicts change
+    environment: str
+    role: str
+    principal: str
+    gate: str | None = None  # of a waiver
+    reason: str
+    expires: str | None = None  # of a waiver; RFC 3339, UTC
+    time: str  # RFC 3339, UTC
+
+
+class AttestationStatement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The in-toto statement of an approval or a waiver; its subject is the release's digest."""
+
+    type: str = msgspec.field(name="_type", default=STATEMENT_TYPE)
+    subject: tuple[Subject, ...]
+    predicate_type: str = msgspec.field(name="predicateType", default=ATTESTATION_TYPE)
+    predicate: AttestationPredicate
+
+
 class DeployedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One release's place in a deployment."""
 
@@ -226,6 +253,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     generation: int
     salt: str
     releases: tuple[DeployedRelease, ...]
+    unit: Literal["subject", "key", "request"] = "subject"  # what keeps its release while traffic is shared
 
 
 class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

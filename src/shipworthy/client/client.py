@@ -53,6 +53,24 @@ class Prediction:
     reasons: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OutcomeProblem:
+    """One outcome that the server did not take."""
+
+    index: int  # in what was told, from 0
+    field: str
+    expected: str
+    got: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeReport:
+    """What became of the outcomes that were told."""
+
+    accepted: int  # on the server's disk
+    problems: tuple[OutcomeProblem, ...] = ()
+
+
 class Client:
     """A caller of one system. Keeps one connection; not to be shared between threads.
 
@@ -88,7 +106,8 @@ class Client:
         self._timeout_s = timeout_s
         self._retries = retries
         self._sleep = sleep
-        self._path = f"{parts.path.rstrip('/')}/v1/systems/{quote(system, safe='')}/predict"
+        self._root = parts.path.rstrip("/")
+        self._base = f"{self._root}/v1/systems/{quote(system, safe='')}"
         self._headers = {"content-type": "application/json"}
         if token is not None:
             self._headers["authorization"] = f"Bearer {token}"
@@ -128,7 +147,7 @@ class Client:
             NotFoundError: the server does not serve this system.
             UnavailableError: no answer, or the server cannot answer now.
         """
-        answer = self._call(_request(inputs, context, id, reasons), is_repeatable=id is not None)
+        answer = self._call("predict", _request(inputs, context, id, reasons), is_repeatable=id is not None)
         return _prediction(answer)
 
     def predict_many(self, requests: Sequence[Mapping[str, Any]]) -> list[Prediction | InvalidRequestError]:
@@ -138,15 +157,50 @@ class Client:
             As `predict`, if the whole list is refused.
         """
         is_repeatable = all(request.get("id") is not None for request in requests)
-        answers = self._call(list(requests), is_repeatable=is_repeatable)
+        answers = self._call("predict", list(requests), is_repeatable=is_repeatable)
         return [_invalid(answer) if "status" in answer else _prediction(answer) for answer in answers]
 
-    def _call(self, document: Any, *, is_repeatable: bool) -> Any:
+    def tell_outcomes(self, outcomes: Sequence[Mapping[str, Any]]) -> OutcomeReport:
+        """Tell what came true of up to 10,000 predictions; on the server's disk when this returns.
+
+        Telling again has no effect, so a lost answer is simply asked for again.
+
+        Args:
+            outcomes: each `{"id", "value", "time"?}`: the id of the request or of the prediction; the class as text,
+                or the number; when it was known, RFC 3339 or Unix seconds (default: now).
+
+        Raises:
+            InvalidRequestError: none was accepted; names every field at fault.
+            AccessError: no valid token, or it does not allow this.
+            NotFoundError: the server does not serve this system, or takes no outcomes.
+            UnavailableError: no answer, or the server cannot record them now.
+        """
+        answer = self._call("outcomes", list(outcomes), is_repeatable=True)
+        problems = (
+            OutcomeProblem(problem["index"], problem["field"], problem["expected"], problem.get("got"))
+            for problem in answer["problems"]
+        )
+        return OutcomeReport(answer["accepted"], tuple(problems))
+
+    def health(self) -> dict[str, Any]:
+        """Whether the server answers predictions, by which releases and which generation of the deployment.
+
+        Raises:
+            OSError, http.client.HTTPException: no answer; nothing is tried again.
+        """
+        try:
+            _, answer = self._exchange("GET", f"{self._root}/v2/health/ready", None)
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+        return dict(answer)
+
+    def _call(self, act: str, document: Any, *, is_repeatable: bool) -> Any:
         body = json.dumps(document, allow_nan=False).encode()
         for attempt in range(self._retries + 1):
             is_last = attempt == self._retries
             try:
-                status, answer = self._post(body)
+                status, answer = self._exchange("POST", f"{self._base}/{act}", body)
             except ConnectionRefusedError as error:
                 self.close()
                 if is_last:
@@ -163,10 +217,10 @@ class Client:
             self._sleep(0.1 * 2**attempt)
         raise UnavailableError(f"{self._host} was not called: retries is {self._retries}; it must be 0 or more.")
 
-    def _post(self, body: bytes) -> tuple[int, Any]:
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
         if self._connection is None:
             self._connection = self._kind(self._host, self._port, timeout=self._timeout_s)
-        self._connection.request("POST", self._path, body, self._headers)
+        self._connection.request(method, path, body, self._headers)
         response = self._connection.getresponse()
         content = response.read()
         if response.will_close:
@@ -203,8 +257,12 @@ def _invalid(problem: Mapping[str, Any]) -> InvalidRequestError:
         FieldProblem(error["field"], error["expected"], error.get("got")) for error in problem.get("errors", ())
     )
     lines = [str(problem.get("detail", "The request was refused."))]
-    lines += [f"{field.field}: expected {field.expected}, got {field.got}" for field in fields]
+    lines += [f"{field.field}: expected {field.expected}{_got(field)}" for field in fields]
     return InvalidRequestError("\n".join(lines), fields)
+
+
+def _got(field: FieldProblem) -> str:
+    return "" if field.got is None else f", got {field.got}"
 
 
 def _refusal(status: int, problem: Any) -> Exception:

@@ -121,6 +121,7 @@ _PARAMETER = re.compile(r"(?i)[?&;](password|passwd|pwd|token|secret|api_?key|si
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _TELLTALES = re.compile(
     r"AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|xox[abp]-[A-Za-z0-9-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|hooks\.slack\.com/services/T"
 )
 _SECRET_WORDS = frozenset({"password", "passwd", "pwd", "secret", "token", "apikey", "credential", "credentials"})
 _SECRET_PAIRS = ("api_key", "access_key", "private_key", "secret_key")
@@ -134,10 +135,15 @@ def _check_secrets(reading: _Reading) -> None:
             if reason is not None:
                 reading.secret.add(path)
                 reading.report(path, f"{reason}; keep it in the environment and write ${{NAME}}")
-        if path[:2] == ("data", "sources") and path[-1] == "url" and isinstance(node, Scalar):
+        if _is_address(path) and isinstance(node, Scalar):
             left = _VARIABLE.sub("", str(node.value))
             if "$" in left and path not in reading.secret:
                 reading.report(path, "a variable is written ${NAME}, with letters, digits and _")
+
+
+def _is_address(path: Path) -> bool:
+    """Whether what stands there is an address, in which `${NAME}` is replaced when it is used."""
+    return (path[:2] == ("data", "sources") and path[-1] == "url") or path[:2] == ("alerts", "webhooks")
 
 
 def _secret_reason(path: Path, value: str | int) -> str | None:
@@ -321,6 +327,7 @@ _PATTERNS = {
     r"^[a-z][a-z0-9-]{0,62}$": "a name of small letters, digits and -, starting with a letter, at most 63 long",
     r"^[\w./-]+\.py:[A-Za-z_]\w*$": "a Python function of the project, such as train.py:train",
     r"^[A-Z]{3}$": "a currency in three capitals, such as USD",
+    r"^(https?://|\$\{[A-Za-z_][A-Za-z0-9_]*\})\S*$": "an http or https address, or ${NAME} that holds one",
 }
 _LIMITS = {
     "greater_than": ("gt", "more than"),

@@ -11,13 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from shipworthy.contract.quantities import Duration, Share, Size, Sum
 
 VERSION = 1
-RESERVED = ("privacy", "retention", "behaviour", "alerts", "intended_use", "assumptions", "limits", "export")
+RESERVED = ("privacy", "retention", "behaviour", "intended_use", "assumptions", "limits", "export")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 SystemName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1)]
 Entry = Annotated[str, Field(pattern=r"^[\w./-]+\.py:[A-Za-z_]\w*$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
+WebAddress = Annotated[str, Field(pattern=r"^(https?://|\$\{[A-Za-z_][A-Za-z0-9_]*\})\S*$", max_length=2048)]
 Bounds = Annotated[tuple[float, float], Field(description="[lowest, highest], both allowed")]
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -455,7 +456,7 @@ class Hold(Section):
     """How long each rollout step lasts."""
 
     at_least: Duration = Field(description="shortest time of a step")
-    at_most: Duration = Field(description="longest time of a step; undecided by then is a rollback")
+    at_most: Duration = Field(description="longest time of a step; undecided by then holds and asks a person")
 
 
 class ByShare(Section):
@@ -519,6 +520,14 @@ class Monitor(Section):
     false_alarms: FalseAlarms = Field(description="budget of false alarms of all monitors together")
 
 
+class Alerts(Section):
+    """Whom an alert reaches, beside the ledger and the terminal."""
+
+    webhooks: tuple[WebAddress, ...] = Field(
+        (), description="http or https addresses that get each alert as JSON; secrets only as `${NAME}`"
+    )
+
+
 class Retrain(Section):
     """What calls for training anew."""
 
@@ -558,6 +567,9 @@ class Contract(Section):
     )
     monitor: Monitor | None = Field(None, description="how drift is watched")
     retrain: Retrain | None = Field(None, description="what calls for training anew")
+    alerts: Alerts = Field(
+        Alerts(), description="whom an alert reaches: http or https addresses that get it as JSON, secrets as `${NAME}`"
+    )
 
     def context_by_role(self, role: Role) -> tuple[str, ...]:
         """Names of the context columns with `role`, in contract order."""

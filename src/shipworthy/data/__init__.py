@@ -1,3 +1,16 @@
 """From sources to trusted snapshots: read, prepare, validate, snapshot, profile."""
 
-__all__ = ["columns", "datetimes", "infer", "prepare", "quality", "snapshot", "sources", "split", "validate", "values"]
+__all__ = [
+    "columns",
+    "datetimes",
+    "infer",
+    "leaks",
+    "prepare",
+    "quality",
+    "requests",
+    "snapshot",
+    "sources",
+    "split",
+    "validate",
+    "values",
+]

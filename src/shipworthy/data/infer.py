@@ -34,6 +34,7 @@ SHOWN_CHARACTERS = 40  # of a value in a reason
 NAMES_ROWS = "names each row"
 GIVES_AWAY = "gives the target away"
 ALMOST_SHARE = 0.5  # of the texts that are numbers, for the rest to be worth a word
+FAR_TIMES = 10  # as large as any other value: a measured one rarely stands so alone
 SOME_SHARE = 0.2  # of the texts that are dates of one format
 _UNITS = r"[$€£¥%'\s]|\b(?:USD|EUR|GBP|CHF|JPY)\b"  # what stands with a number in a text: signs, blanks, currencies
 _THOUSANDS = r"[.,](\d{3})\b"
@@ -543,5 +544,23 @@ def _notes(guess: Guess, frame: pl.DataFrame) -> Iterator[str]:
         yield f"{guess.name}: left out, for it {guess.why}; take it in only if it is known before the truth is"
     elif guess.place == "feature" and re.search(r"(^|_)age(_|$)", guess.name.lower()):
         yield f"{guess.name}: the model sees it; where age must not decide, move it to context as age groups"
+    if guess.place == "feature" and guess.kind in ("float", "int"):
+        yield from _far_note(guess.name, _numbers(frame[guess.name]))
     if guess.strays:
         yield f"{guess.name}: {guess.strays} values are no numbers; their rows go to quarantine"
+
+
+def _far_note(name: str, numbers: pl.Series) -> Iterator[str]:
+    """A word on a single value that is far beyond all others, as codes for missing are: 999, -1000000."""
+    distinct = numbers.drop_nulls().unique()
+    if len(distinct) < 3:
+        return
+    sizes = distinct.abs().sort(descending=True)
+    if sizes[0] >= FAR_TIMES * sizes[1] > 0:
+        far = distinct.filter(distinct.abs() == sizes[0])[0]
+        others = distinct.filter(distinct != far).to_numpy()
+        rows = int((numbers == far).sum())
+        yield (
+            f"{name}: {far:g} in {rows:,} row{'s' if rows != 1 else ''} is far from all others ({others.min():g} to "
+            f"{others.max():g}); if it is a code, narrow the range, so that such rows go to quarantine"
+        )

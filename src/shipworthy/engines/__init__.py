@@ -1,3 +1,3 @@
 """Where heavy work runs: this machine's processes."""
 
-__all__ = ["guard", "local"]
+__all__ = ["guard", "lifeline", "local"]

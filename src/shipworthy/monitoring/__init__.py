@@ -1,3 +1,3 @@
 """Records and outcomes -> windows -> findings -> alerts."""
 
-__all__ = ["alerts", "deliver", "drift", "quality", "windows"]
+__all__ = ["alerts", "deliver", "drift", "findings", "quality", "windows"]

@@ -1,9 +1,17 @@
-"""Reading records: every whole one, in the order of each worker, what a caller sent twice once."""
+"""Reading records: every whole one, in the order of each worker, what a caller sent twice once.
+
+Outcomes lie in segments of the same format, and are read as they were told: joining them is the reader's part.
+"""
 
 import mmap
+import os
 import re
+import zlib
+from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -12,6 +20,8 @@ from shipworthy.kernel.errors import IntegrityError, NotFoundError
 from shipworthy.records.format import (
     FRAME,
     MAGIC,
+    MAX_FRAME_BYTES,
+    Outcome,
     Record,
     SegmentHeader,
     SegmentSeal,
@@ -22,6 +32,8 @@ from shipworthy.records.format import (
 
 HEADER_BYTES = 4096  # a header has about 100
 _SEGMENT = re.compile(r"(.+)-(\d{8})")
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def list_segments(directory: Path) -> list[Path]:
@@ -73,6 +85,39 @@ def read_records(directory: Path) -> Iterator[Record]:
             yield record
 
 
+def read_as(directory: Path, kind: type[T]) -> Iterator[T]:
+    """Every whole frame below `directory` as a `kind`, which may have some of its fields; nothing is merged.
+
+    One segment is in memory at a time.
+
+    Args:
+        directory: `records/ENV`.
+        kind: what to decode; fields that it lacks are passed over, which is quick.
+
+    Raises:
+        IntegrityError: a segment is damaged before its tail.
+    """
+    decoder = msgspec.msgpack.Decoder(kind)
+    for segment in list_segments(directory):
+        content = segment.read_bytes()
+        view = memoryview(content)
+        for start, end in _spans(segment, content)[1:]:
+            yield decoder.decode(view[start:end])
+
+
+def read_outcomes(directory: Path) -> Iterator[Outcome]:
+    """Every outcome below `outcomes/ENV`, in the order of each writer; repetitions and contradictions included.
+
+    Raises:
+        IntegrityError: a segment is damaged before its tail.
+    """
+    for segment in list_segments(directory):
+        content = segment.read_bytes()
+        decoder = msgspec.msgpack.Decoder(Outcome)
+        for start, end in _spans(segment, content)[1:]:
+            yield decoder.decode(content[start:end])
+
+
 def find_record(directory: Path, prediction_id: str) -> Record:
     """The record of one prediction, newest segments first.
 
@@ -121,3 +166,117 @@ def _spans(segment: Path, content: bytes) -> list[tuple[int, int]]:
     if end < len(content) and (has_whole_frame_after(content, end) or not MAGIC.startswith(content[: len(MAGIC)])):
         raise IntegrityError(f"{segment} is damaged at byte {end}; restore it from a copy.")
     return spans
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far a segment has been read."""
+
+    last: int = 0  # where the last whole frame starts
+    offset: int = 0  # and where it ends
+    checksums: "array[int]" = field(default_factory=lambda: array("I"))  # of each frame, to know them again
+    looked: tuple[int, int] = (-1, 0)  # size and time of change when all that was there had been judged
+
+
+class Tail(Generic[T]):
+    """Reads a directory of segments in instalments: each whole frame once, however often it is asked.
+
+    Nothing is merged: what a caller sent twice under one id comes twice, and merging it is the caller's part. A torn
+    tail is not there yet. What a writer cut away because the disk refused it was never acknowledged, and may have
+    been returned.
+
+    Args:
+        directory: `records/ENV` or `outcomes/ENV`; may come to exist later.
+        kind: what its frames hold.
+    """
+
+    def __init__(self, directory: Path, kind: type[T]) -> None:
+        self._directory = directory
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
+        self._places: dict[Path, _Place] = {}
+
+    def read_new(self) -> list[T]:
+        """What came since the last call, by worker and in its order.
+
+        Raises:
+            IntegrityError: damage before a whole frame, or a segment that was read is gone or was cut.
+        """
+        segments = list_segments(self._directory)
+        self._forget_unmade(segments)
+        found: list[T] = []
+        for segment in segments:
+            found += self._read_segment(segment, self._places.setdefault(segment, _Place()))
+        return found
+
+    def _forget_unmade(self, segments: list[Path]) -> None:
+        """A segment may vanish only while it holds no record: its writer died, or was refused, while making it."""
+        for segment in self._places.keys() - set(segments):
+            if len(self._places[segment].checksums) > 1:
+                raise IntegrityError(f"{segment} is missing; restore it from a copy.")
+            del self._places[segment]
+
+    def _read_segment(self, segment: Path, place: _Place) -> list[T]:
+        try:
+            with open(segment, "rb") as file:
+                state = os.fstat(file.fileno())
+                if (state.st_size, state.st_mtime_ns) == place.looked:
+                    return []
+                file.seek(place.last)
+                content = file.read()
+        except FileNotFoundError:  # unmade since it was listed
+            return []
+        read = place.offset - place.last
+        if len(content) < read or (read and FRAME.unpack_from(content)[1] != place.checksums[-1]):
+            _find_again(segment, place)
+            return self._read_segment(segment, place)
+        start = place.last
+        found = self._decode(segment, content, read, place)
+        if place.offset < start + len(content) and has_whole_frame_after(content, place.offset - start):
+            _find_again(segment, place)
+            return found + self._read_segment(segment, place)
+        place.looked = (start + len(content), state.st_mtime_ns)
+        return found
+
+    def _decode(self, segment: Path, content: bytes, end: int, place: _Place) -> list[T]:
+        """The whole frames of `content`, which starts at the place's last frame, from `end` on."""
+        decode, unpack, checksum, seen = self._decoder.decode, FRAME.unpack_from, zlib.crc32, place.checksums
+        view, size, base, last = memoryview(content), len(content), place.last, 0
+        if not seen:
+            if not MAGIC.startswith(content[: len(MAGIC)]):
+                raise IntegrityError(f"{segment} is not a record segment: its magic is missing.")
+            base, end = 0, len(MAGIC)
+        found: list[T] = []
+        while (start := end + FRAME.size) <= size:
+            length, expected = unpack(content, end)
+            stop = start + length
+            if not 0 < length <= MAX_FRAME_BYTES or stop > size or checksum(view[start:stop]) != expected:
+                break
+            if seen:  # the first frame is the header
+                found.append(decode(view[start:stop]))
+            seen.append(expected)
+            last, end = end, stop
+        if seen:
+            place.last, place.offset = base + last, base + end
+        return found
+
+
+def _find_again(segment: Path, place: _Place) -> None:
+    """Go back to the last frame that is still as it was read: a writer whom the disk refused cut its group away.
+
+    Raises:
+        IntegrityError: that explains nothing: the segment is damaged, or was cut after it was sealed.
+    """
+    content = segment.read_bytes()
+    spans = _spans(segment, content)
+    end = spans[-1][1] if spans else 0
+    same = 0
+    for (start, _), before in zip(spans, place.checksums, strict=False):
+        if FRAME.unpack_from(content, start - FRAME.size)[1] != before:
+            break
+        same += 1
+    is_torn = end < min(len(content), place.offset)
+    if same < len(place.checksums) and (is_torn or segment.with_name(segment.name + ".seal").exists()):
+        raise IntegrityError(f"{segment} was cut or changed behind byte {end}; restore it from a copy.")
+    del place.checksums[same:]
+    place.last, place.offset = (spans[same - 1][0] - FRAME.size, spans[same - 1][1]) if same else (0, 0)
+    place.looked = (-1, 0)

@@ -1,3 +1,3 @@
 """The state machine of traffic and its sequential judgement. Pure: it is handed health, it fetches nothing."""
 
-__all__ = ["judge", "plan"]
+__all__ = ["judge", "measure", "plan"]

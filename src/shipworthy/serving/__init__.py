@@ -8,6 +8,7 @@ __all__ = [
     "inference",
     "live",
     "openapi",
+    "outcomes",
     "path",
     "plain",
     "policy",

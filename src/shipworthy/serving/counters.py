@@ -24,6 +24,7 @@ class Counters:
         self.records = 0
         self.records_dropped = 0
         self.records_refused = 0
+        self.outcomes = 0
         self.deployments_refused = 0
         self.connections = 0
 
@@ -52,6 +53,7 @@ def render_metrics(counters: Counters, release: str, generation: int, is_ready: 
         ("records_total", "counter", "Records written.", counters.records),
         ("records_dropped_total", "counter", "Records dropped because the disk refused.", counters.records_dropped),
         ("records_refused_total", "counter", "Requests refused because their record was.", counters.records_refused),
+        ("outcomes_total", "counter", "Outcomes written.", counters.outcomes),
         ("deployments_refused_total", "counter", "Deployment or access files refused.", counters.deployments_refused),
         ("connections", "gauge", "Open connections.", counters.connections),
         ("deployment_generation", "gauge", "Generation of the deployment that answers.", generation),

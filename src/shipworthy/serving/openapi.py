@@ -7,14 +7,23 @@ from shipworthy.bundle.format import ContextField, FeatureField, Policy, Schema
 _PROBLEM = {"$ref": "#/components/responses/Problem"}
 
 
-def describe_api(schema: Schema, policy: Policy, release: str) -> dict[str, Any]:
-    """The document for one system; what it promises is what the decoder accepts and the policy answers."""
+def describe_api(schema: Schema, policy: Policy, release: str, *, outcomes: bool = True) -> dict[str, Any]:
+    """The document for one system; what it promises is what the decoder accepts and the policy answers.
+
+    Args:
+        schema: what requests hold.
+        policy: what answers hold.
+        release: the one that answers.
+        outcomes: whether the server takes them.
+    """
     system = schema.system
+    told: dict[str, Any] = {f"/v1/systems/{system}/outcomes": {"post": _outcomes_operation()}} if outcomes else {}
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Predictions of {system}", "version": release},
         "paths": {
             f"/v1/systems/{system}/predict": {"post": _predict_operation()},
+            **told,
             f"/v2/models/{system}/infer": {"post": _infer_operation()},
             f"/v2/models/{system}": {"get": _get("The model's inputs and outputs.", guarded=True)},
             f"/v2/models/{system}/ready": {"get": _get("Whether the model answers.")},
@@ -32,6 +41,8 @@ def describe_api(schema: Schema, policy: Policy, release: str) -> dict[str, Any]
             "schemas": {
                 "Request": _request_schema(schema),
                 "Answer": _answer_schema(policy),
+                "Outcome": _outcome_schema(policy),
+                "OutcomeAnswer": _outcome_answer_schema(),
                 "Problem": _problem_schema(),
             },
         },
@@ -63,6 +74,37 @@ def _predict_operation() -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {"200": _content("application/json", answers)} | dict.fromkeys(refusals, _PROBLEM),
     }
+
+
+def _outcomes_operation() -> dict[str, Any]:
+    outcome = {"$ref": "#/components/schemas/Outcome"}
+    body = {"oneOf": [outcome, {"type": "array", "items": outcome, "maxItems": 10_000}]}
+    refusals = ("400", "401", "403", "408", "413", "415", "422", "431", "503")
+    return {
+        "summary": "Tell what came true of one earlier prediction, or of up to 10,000. Telling it again has no effect.",
+        "security": [{"token": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {"200": _content("application/json", {"$ref": "#/components/schemas/OutcomeAnswer"})}
+        | dict.fromkeys(refusals, _PROBLEM),
+    }
+
+
+def _outcome_schema(policy: Policy) -> dict[str, Any]:
+    value = {"type": "number"} if policy.task == "regression" else {"type": "string", "enum": list(policy.classes)}
+    known = "when it was known: RFC 3339 or Unix seconds; without it, now"
+    time = {"type": ["string", "number", "null"], "description": known}
+    whose = "the request's id, or the prediction's"
+    identity = {"type": "string", "minLength": 1, "maxLength": 256, "description": whose}
+    return _object([("id", identity, True), ("value", value, True), ("time", time, False)])
+
+
+def _outcome_answer_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    problem = _object(
+        [("index", {"type": "integer"}, True), ("field", text, True), ("expected", text, True), ("got", text, False)]
+    )
+    problems = {"type": "array", "items": problem}
+    return _object([("accepted", {"type": "integer"}, True), ("problems", problems, True)])
 
 
 def _infer_operation() -> dict[str, Any]:

@@ -199,7 +199,7 @@ class PredictionPath:
         causes: list[str] = []
         live: list[Job] = []
         try:
-            usable = _infer(servable, jobs)
+            usable = infer(servable, jobs)
             reasons = _explain(servable, jobs, usable)
             live = self._claim(jobs)
             done, causes = self._answer(servable, live, usable, reasons)
@@ -361,14 +361,19 @@ class PredictionPath:
         self._counters.records_refused += records
 
 
-def _infer(servable: Servable, jobs: Sequence[Job]) -> "dict[Job, tuple[Decisions, int] | str]":
-    """Decisions and row of each job, or why there are none; a batch that raises is run again row by row."""
+def infer(servable: Servable, jobs: Sequence[Job]) -> "dict[Job, tuple[Decisions, int] | str]":
+    """Decisions and row of each job, or why there are none; a run that raises is done again row by row.
+
+    Args:
+        servable: the release that answers.
+        jobs: at most `MAX_RUN_ROWS`.
+    """
     matrix = np.array([job.sample.floats for job in jobs], dtype=np.float32)
     try:
         outputs = servable.runtime.run(matrix)
     except Exception as error:  # noqa: BLE001 (whatever a model raises costs its rows, not the server)
         if len(jobs) > 1:
-            return {job: result for each in jobs for job, result in _infer(servable, [each]).items()}
+            return {job: result for each in jobs for job, result in infer(servable, [each]).items()}
         _log.warning("%s failed on a row: %s", servable.release, type(error).__name__)
         return dict.fromkeys(jobs, FAILED)
     decisions = decide(servable.policy, outputs, len(jobs))

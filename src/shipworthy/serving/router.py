@@ -2,6 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from shipworthy.bundle.format import Schema
+from shipworthy.serving.decode import Sample
+
+Unit = Literal["subject", "key", "request"]
+STICKY: dict[Unit, tuple[str, ...]] = {"subject": ("subject", "key"), "key": ("key",), "request": ()}
 
 
 def choose_release(shares: Sequence[float], salt: str, unit: str) -> int:
@@ -25,3 +34,17 @@ def choose_release(shares: Sequence[float], salt: str, unit: str) -> int:
         if point < total:
             return place
     return max(place for place, share in enumerate(shares) if share > 0)
+
+
+def unit_of(schema: Schema, sample: Sample, declared: Unit) -> str | None:
+    """What keeps a request's release: its subject, else its key, else its id, from what is declared on.
+
+    None if it carries none of them.
+    """
+    for role in STICKY[declared]:
+        for place, field in enumerate(schema.context):
+            if field.role == role and sample.context is not None:
+                value = msgspec.structs.astuple(sample.context)[place]
+                if value is not None and value is not msgspec.UNSET:
+                    return str(value)
+    return sample.id

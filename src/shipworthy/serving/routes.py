@@ -1,6 +1,6 @@
 """The route table: every path, its methods, who may call it, and how long its body may be.
 
-Deny by default: a route says `public` or `predict`, and what is not in the table does not exist.
+Deny by default: a route says `public`, `predict` or `outcomes`, and what is not in the table does not exist.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from shipworthy.serving.protocol import Exchange, Handler
 MAX_SWALLOWED_BYTES = 64 * 1024  # of a refused request's body, so that its connection can live on
 NO_BODY_BYTES = 0
 
-Access = Literal["public", "predict"]
+Access = Literal["public", "predict", "outcomes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,9 @@ class Route:
 RouteTable = Mapping[bytes, Mapping[bytes, Route]]
 
 
-def find_route(table: RouteTable, exchange: Exchange, may_call: Callable[[Exchange], int]) -> tuple[Handler, int]:
+def find_route(
+    table: RouteTable, exchange: Exchange, may_call: Callable[[Exchange, Access], int]
+) -> tuple[Handler, int]:
     """What answers or refuses the exchange.
 
     Args:
@@ -43,8 +45,8 @@ def find_route(table: RouteTable, exchange: Exchange, may_call: Callable[[Exchan
     if route is None:
         allowed = b", ".join(sorted(methods))
         return _refusal(405, f"Allowed: {allowed.decode()}.", b"allow: " + allowed + b"\r\n")
-    if route.access != "public" and (status := may_call(exchange)) != 200:
-        return _refusal(status, _DETAILS[status])
+    if route.access != "public" and (status := may_call(exchange, route.access)) != 200:
+        return _refusal(status, _DETAILS[status].format(route.access))
     if route.body_bytes and not _is_json(exchange.headers.get(b"content-type", b"application/json")):
         return _refusal(415, "Send the body as application/json.")
     if route.body_bytes and exchange.headers.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -56,7 +58,7 @@ def find_route(table: RouteTable, exchange: Exchange, may_call: Callable[[Exchan
 
 _DETAILS = {
     401: "Send `Authorization: Bearer TOKEN` with a token that is valid.",
-    403: "This caller may not predict here.",
+    403: "This caller's token has no scope for {} here.",
 }
 
 

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import uvloop
 
 from shipworthy import __version__
+from shipworthy.bundle.format import AccessToken
+from shipworthy.engines.lifeline import end_with_parent
 from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError, UsageError
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.tokens import hash_token
@@ -30,14 +32,18 @@ from shipworthy.serving.decode import RequestDecoder, Sample
 from shipworthy.serving.inference import InferenceEndpoint, describe_model
 from shipworthy.serving.live import LiveState, Signature, load_live, read_signature
 from shipworthy.serving.openapi import describe_api
+from shipworthy.serving.outcomes import MAX_BODY_BYTES as MAX_OUTCOME_BYTES
+from shipworthy.serving.outcomes import OutcomeEndpoint, OutcomeLog
 from shipworthy.serving.path import Lane, PathSettings, PredictionPath
 from shipworthy.serving.plain import MAX_BATCH_BYTES, PlainEndpoint
+from shipworthy.serving.problem import make_problem
 from shipworthy.serving.protocol import Connection, Exchange, Handler
-from shipworthy.serving.router import choose_release
-from shipworthy.serving.routes import Route, RouteTable, find_route
+from shipworthy.serving.router import choose_release, unit_of
+from shipworthy.serving.routes import Access, Route, RouteTable, find_route
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.rehearsed import FailingRuntime
 from shipworthy.serving.runtimes.runtime import Runtime
-from shipworthy.serving.servable import Servable
+from shipworthy.serving.servable import WARM_ROWS, Servable
 
 POLL_S = 0.05  # a replaced file is noticed within 100 ms
 SWEEP_S = 1.0
@@ -66,6 +72,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     workers: int = 1
     worker: str = "w0"  # names the record segments
     receive_timeout_s: float = 10.0  # for one request to come in whole
+    rehearse: Literal["", "failure"] = ""  # failure: every run of the model raises, to see what callers get
+    outcomes: str = ""  # directory outcomes/ENV; empty: none are taken
 
 
 class Server:
@@ -78,6 +86,7 @@ class Server:
         path: where predictions go.
         counters: counted in the loop.
         now: wall clock, Unix seconds, for expiries.
+        outcomes: where outcomes go; None: none are taken.
     """
 
     def __init__(
@@ -88,11 +97,13 @@ class Server:
         path: PredictionPath,
         counters: Counters,
         now: Callable[[], float],
+        outcomes: OutcomeLog | None = None,
     ) -> None:
         self._settings = settings
         self._loop = loop
         self._path = path
         self._now = now
+        self._outcomes = outcomes
         self.counters = counters
         self.connections: set[Connection] = set()
         self.is_draining = False
@@ -120,8 +131,9 @@ class Server:
             b"/v2/health/live": {b"GET": Route(partial(_respond, b'{"live":true}'), "public")},
             b"/v2/health/ready": {b"GET": Route(self._ready, "public")},
             b"/metrics": {b"GET": Route(self._metrics, "public")},
-            b"/openapi.json": {b"GET": Route(partial(_respond, _openapi(primary)), "predict")},
+            b"/openapi.json": {b"GET": Route(partial(_respond, self._describe(primary)), "predict")},
             f"/v1/systems/{system}/predict".encode(): {b"POST": Route(plain.predict, "predict", MAX_BATCH_BYTES)},
+            f"/v1/systems/{system}/outcomes".encode(): {b"POST": self._outcomes_route(primary)},
             f"/v2/models/{system}".encode(): {b"GET": Route(described, "predict")},
         }
         for version, servable in [(None, primary), *versions.items()]:
@@ -131,6 +143,16 @@ class Server:
             table[f"{base}/ready".encode()] = {b"GET": Route(self._model_ready, "public")}
             table[f"{base}/infer".encode()] = {b"POST": Route(infer, "predict", MAX_BATCH_BYTES)}
         return table
+
+    def _outcomes_route(self, primary: Servable) -> Route:
+        if self._outcomes is None:
+            return Route(_refuse_outcomes, "outcomes", MAX_OUTCOME_BYTES)
+        endpoint = OutcomeEndpoint(self._outcomes, primary.policy, self._loop.call_soon, self._name_caller)
+        return Route(endpoint.tell, "outcomes", MAX_OUTCOME_BYTES)
+
+    def _describe(self, primary: Servable) -> bytes:
+        takes = self._outcomes is not None
+        return msgspec.json.encode(describe_api(primary.schema, primary.policy, primary.release, outcomes=takes))
 
     @property
     def is_ready(self) -> bool:
@@ -176,16 +198,25 @@ class Server:
 
     # --- routing
 
-    def _may_call(self, exchange: Exchange) -> int:
+    def _may_call(self, exchange: Exchange, access: Access) -> int:
+        """Who may predict may also tell outcomes; a token for outcomes alone may not predict."""
         if self._settings.open:
             return 200 if _is_local(exchange) else 403
-        scheme, _, token = exchange.headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not token:
-            return 401
-        known = self.state.tokens.get(hash_token(token.strip().decode("latin-1")))
+        known = self._find_token(exchange)
         if known is None or (known.expires is not None and known.expires <= self._now()):
             return 401
-        return 200 if f"predict:{self.state.deployment.system}" in known.scopes else 403
+        system = self.state.deployment.system
+        return 200 if f"predict:{system}" in known.scopes or f"{access}:{system}" in known.scopes else 403
+
+    def _find_token(self, exchange: Exchange) -> AccessToken | None:
+        scheme, _, token = exchange.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not token:
+            return None
+        return self.state.tokens.get(hash_token(token.strip().decode("latin-1")))
+
+    def _name_caller(self, exchange: Exchange) -> str:
+        known = None if self._settings.open else self._find_token(exchange)
+        return "open" if known is None else known.name
 
     def _choose(self, body: bytes) -> tuple[Servable, Sample]:
         """The release for this request, by its subject, key or id, and the request in its schema."""
@@ -202,7 +233,7 @@ class Server:
         sample = decode(primary.decoder)
         if len(self.state.servables) == 1:
             return primary, sample
-        unit = _unit(primary, sample)
+        unit = unit_of(primary.schema, sample, deployment.unit)
         if unit is None:
             self._unsticky += 1
             unit = f"{self._settings.worker}:{self._unsticky}"
@@ -290,7 +321,8 @@ async def _serve(
     counters = Counters()
     names = PathSettings(live.name, settings.worker, time.time, time.monotonic, os.urandom)
     path = PredictionPath(loop, writer, counters, names)
-    server = Server(settings, loop, state, path, counters, time.time)
+    outcomes = _open_outcomes(settings, live.name, loop, counters)
+    server = Server(settings, loop, state, path, counters, time.time, outcomes)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -307,12 +339,30 @@ async def _serve(
         watch.cancel()
         await _drain(server, listener)
         path.stop(1.0)
+        if outcomes is not None:
+            outcomes.close()
     finally:
         writer.close()
 
 
 def _open_writer(settings: ServerSettings, environment: str) -> SegmentWriter:
     return SegmentWriter(Path(settings.records), environment, settings.worker, now=time.time, monotonic=time.monotonic)
+
+
+def _open_outcomes(
+    settings: ServerSettings, environment: str, loop: asyncio.AbstractEventLoop, counters: Counters
+) -> OutcomeLog | None:
+    if not settings.outcomes:
+        return None
+    return OutcomeLog(
+        Path(settings.outcomes),
+        environment,
+        settings.worker,
+        now=time.time,
+        monotonic=time.monotonic,
+        call_soon=loop.call_soon_threadsafe,
+        counters=counters,
+    )
 
 
 async def _listen(loop: asyncio.AbstractEventLoop, server: Server, settings: ServerSettings) -> asyncio.Server:
@@ -396,18 +446,8 @@ def _respond(content: bytes, exchange: Exchange, body: bytes) -> None:  # noqa: 
     exchange.respond(200, content)
 
 
-def _openapi(servable: Servable) -> bytes:
-    return msgspec.json.encode(describe_api(servable.schema, servable.policy, servable.release))
-
-
-def _unit(servable: Servable, sample: Sample) -> str | None:
-    for role in ("subject", "key"):
-        for place, field in enumerate(servable.schema.context):
-            if field.role == role and sample.context is not None:
-                value = msgspec.structs.astuple(sample.context)[place]
-                if value is not None and value is not msgspec.UNSET:
-                    return str(value)
-    return sample.id
+def _refuse_outcomes(exchange: Exchange, body: bytes) -> None:  # noqa: ARG001
+    exchange.refuse(make_problem(404, "This server takes no outcomes: it was started without a place to keep them."))
 
 
 @lru_cache(maxsize=64)
@@ -431,15 +471,24 @@ def main() -> int:
     """Run one server from settings on the command line; one JSON line on stdout when it answers."""
     parser = argparse.ArgumentParser(prog="python -m shipworthy.serving.server")
     parser.add_argument("--settings", required=True, help="ServerSettings as JSON")
+    parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
     arguments = parser.parse_args()
+    if arguments.with_parent:
+        end_with_parent()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = msgspec.json.decode(arguments.settings, type=ServerSettings)
-        serve(settings, ready=_announce)
+        serve(settings, ready=_announce, make_runtime=_runtime(settings))
     except (ShipworthyError, msgspec.MsgspecError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _runtime(settings: ServerSettings) -> Callable[[bytes], Runtime]:
+    if settings.rehearse == "failure":
+        return partial(FailingRuntime, warm_runs=len(WARM_ROWS))
+    return OnnxRuntime
 
 
 def _announce(address: str) -> None:

@@ -1,13 +1,25 @@
 """The stories that cross rooms."""
 
 __all__ = [
+    "alerting",
+    "answers",
+    "attest",
     "check",
+    "control",
+    "deploy",
     "fingerprints",
     "init",
     "inspect",
+    "judging",
     "layout",
+    "moments",
+    "outcomes",
+    "overview",
     "principals",
     "project",
+    "quality",
+    "reviews",
+    "score",
     "segments",
     "serve",
     "ship",
@@ -15,5 +27,7 @@ __all__ = [
     "stages",
     "templates",
     "tokens",
+    "traffic",
     "verify",
+    "watching",
 ]

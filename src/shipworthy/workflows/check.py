@@ -3,12 +3,15 @@
 import ast
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.errors import SourceError, TrainingError
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
+
+if TYPE_CHECKING:
+    from shipworthy.data.leaks import Suspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,28 @@ def check(project: Project) -> CheckReport:
     lines.append(("training", _find_function(project, contract.training.entry, "training.entry")))
     if contract.data.prepare and ".py:" in contract.data.prepare:
         lines.append(("prepare", _find_function(project, contract.data.prepare, "data.prepare")))
+    lines += [("leak", str(suspect)) for suspect in find_leaks(project, contract)]
     return CheckReport(contract.system, tuple(lines))
+
+
+def find_leaks(project: Project, contract: Contract) -> "list[Suspect]":
+    """The features of a contract that know too much of its classes.
+
+    Only a single file that is used as it stands is looked at: what `data.prepare` makes is known only by running it.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    from shipworthy.data.leaks import find_suspects  # as below
+    from shipworthy.data.sources import read_source
+
+    sources = [(name, source) for name, source in contract.data.sources.items() if source.path is not None]
+    if contract.data.prepare is not None or len(sources) != 1 or contract.target.type == "regression":
+        return []
+    frame = read_source(*sources[0], project.root).frame
+    return find_suspects(
+        frame, {name: feature.type for name, feature in contract.features.items()}, contract.target.column
+    )
 
 
 def source_columns(project: Project, contract: Contract) -> dict[str, tuple[str, ...]]:

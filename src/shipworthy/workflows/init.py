@@ -13,6 +13,7 @@ import polars as pl
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
 from shipworthy.data.infer import Inference, infer
+from shipworthy.data.leaks import find_suspects
 from shipworthy.data.sources import SourceRead, identifier, read_file
 from shipworthy.data.split import split
 from shipworthy.data.validate import Validated, judge_batch, validate
@@ -111,8 +112,16 @@ def init(
         reasons=validated.reasons,
         written=written,
         kept=kept,
-        review=(*inference.review, *notes),
+        review=(*_suspects(inference, frame), *inference.review, *notes),
     )
+
+
+def _suspects(inference: Inference, frame: pl.DataFrame) -> list[str]:
+    """Features that know too much, as questions; a target of numbers is not judged."""
+    if inference.task == "regression":
+        return []
+    kinds = {guess.name: guess.kind for guess in inference.placed("feature")}
+    return [str(suspect) for suspect in find_suspects(frame, kinds, inference.target)]
 
 
 # --- reading

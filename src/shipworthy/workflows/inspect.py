@@ -65,7 +65,8 @@ def status(project: Project, ledger: Ledger) -> dict[str, Any]:
     deployments = {name: ledger.current_deployment(name) for name in contract.environments}
     serving = deployments.get("local")
     newest = release_name(releases[-1]) if releases else None
-    step = "shipworthy serve" if serving else "shipworthy ship"
+    beyond_local = any(found is not None for name, found in deployments.items() if name != "local")
+    step = "shipworthy up" if beyond_local else "shipworthy serve" if serving else "shipworthy ship"
     return {
         "system": contract.system,
         "newest": newest,
@@ -74,6 +75,8 @@ def status(project: Project, ledger: Ledger) -> dict[str, Any]:
             for release in releases
         ],
         "deployments": deployments,
+        "rollouts": ledger.latest("rollout"),
+        "open_alerts": sum(1 for alert in ledger.latest("alert") if alert["state"] == "open"),
         "next": f"{step} --project {project.root}",
     }
 

@@ -105,3 +105,13 @@ class Project:
         """
         if not self.contract_file.is_file() and not self.state.is_dir():
             raise UsageError(NO_PROJECT.format(root=self.root))
+
+
+def name_segment(segment: Path) -> str:
+    """How the ledger calls the segment at `records/ENV/NAME` or `outcomes/ENV/NAME`.
+
+    >>> name_segment(Path("outcomes/local/file-00000001")), name_segment(Path("records/local/w0-00000001"))
+    ('segment:local/outcomes/file-00000001', 'segment:local/w0-00000001')
+    """
+    environment, kind = segment.parent.name, segment.parent.parent.name
+    return f"segment:{environment}/{'' if kind == 'records' else f'{kind}/'}{segment.name}"

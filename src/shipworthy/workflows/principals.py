@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shipworthy.kernel.errors import AccessError, NotFoundError, UsageError
+from shipworthy.kernel.errors import AccessError, ConflictError, NotFoundError, UsageError
 from shipworthy.ledger.events import Event
 from shipworthy.ledger.store import Ledger
 from shipworthy.security.access import ROLES, Principal, authorise, check_roles
@@ -29,6 +29,8 @@ def add_principal(parts: Parts, principal: Principal, name: str, roles: tuple[st
         raise UsageError(f"{name} needs a role: {', '.join(ROLES)}")
     if name == principal.name:
         raise AccessError(f"{name} cannot grant roles to itself; somebody else must")
+    if parts.ledger.find_latest("principal", name) is not None:
+        raise ConflictError(f"there is a principal {name!r} already; `shipworthy user list` shows its roles")
     token, digest = mint_token(parts.entropy(32))
     expires = parts.now() + TOKEN_S
     parts.ledger.append_all(

@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shipworthy.bundle.deployment import read_deployment
+from shipworthy.bundle.format import DeployedRelease
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import digest_bytes
-from shipworthy.kernel.errors import IntegrityError, NotFoundError
-from shipworthy.security.keys import load_public_keys
 from shipworthy.workflows.fingerprints import Fingerprints, code_files
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts, hold_project, read_contract
 from shipworthy.workflows.shipping import Shipping, StageReport, Tell, environment_versions
+from shipworthy.workflows.traffic import repair, set_traffic
 
 Outputs = dict[str, Any]
 
@@ -76,7 +75,7 @@ def source_digests(project: Project, contract: Contract, fingerprints: Fingerpri
 
 
 def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> ShipReport:
-    parts, contract = shipping.parts, shipping.contract
+    contract = shipping.contract
     prepare = contract.data.prepare or ""
     prepared_by = {file: digest for file, digest in code.items() if prepare.startswith(f"{file}:")}
     ingested = shipping.stage(
@@ -99,7 +98,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
         {"candidate": trained["artefacts"], "snapshot": ingested["snapshot"], "contract": shipping.sections("payload")},
         lambda: _pack(shipping, ingested, trained),
     )
-    champion = _champion(parts, built["payload"])
+    champion = _champion(shipping, built["payload"])
     judged = shipping.stage(
         "gates",
         {
@@ -132,16 +131,19 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     )  # fmt: skip
 
 
-def _champion(parts: Parts, payload: str) -> Mapping[str, Any] | None:
-    """The release that last served in local with another payload: whom the one under judgement succeeds.
+def _champion(shipping: Shipping, payload: str) -> Mapping[str, Any] | None:
+    """Whom the payload under judgement succeeds: what last had all traffic, and was not that payload itself.
 
-    While a new payload is judged that is the one serving now; once it serves itself it is still the one before, so
-    that shipping again asks the same question.
+    That is asked of the first environment after local where anything was deployed, else of local. Once the payload
+    serves itself it is still the one before, so that shipping again asks the same question.
     """
-    served = [entry.body for entry in parts.ledger.events(verb="deployment.set")]
-    for deployment in reversed(served):
+    served: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in shipping.parts.ledger.events(verb="deployment.set"):
+        served.setdefault(str(entry.body["environment"]), []).append(entry.body)
+    beyond_local = [name for name in shipping.contract.environments if name != "local" and name in served]
+    for deployment in reversed(served.get(beyond_local[0] if beyond_local else "local", [])):
         release: Any = deployment["releases"][0]
-        if deployment["environment"] == "local" and release["payload"] != payload:
+        if release["share"] >= 1 and release["payload"] != payload:
             return dict(release)
     return None
 
@@ -149,27 +151,17 @@ def _champion(parts: Parts, payload: str) -> Mapping[str, Any] | None:
 def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str, Any]:
     current = shipping.parts.ledger.current_deployment("local")
     if current is not None and [r["digest"] for r in current["releases"]] == [released["digest"]]:
-        if _live_generation(shipping.parts.project) != current["generation"]:  # stopped between ledger and file
-            from shipworthy.workflows.stages.deploy import write_local
-
-            write_local(shipping.parts, current)
+        repair(shipping.parts, "local")  # it may have stopped between ledger and file
         return {"state": "deployed", "environment": "local", "generation": current["generation"]}
     started = time.perf_counter()
-    from shipworthy.workflows.stages.deploy import deploy_local
-
-    generation = deploy_local(shipping.parts, shipping.contract.system, released, current)
+    deployed = DeployedRelease(
+        release=released["release"], digest=released["digest"], payload=released["payload"], share=1.0
+    )
+    generation = set_traffic(shipping.parts, shipping.parts.actor, "", "local", (deployed,))
     shipping.stages.append(
         StageReport("deploy", False, time.perf_counter() - started, f"local, generation {generation}")
     )
     return {"state": "deployed", "environment": "local", "generation": generation}
-
-
-def _live_generation(project: Project) -> int | None:
-    """The generation that a server of local would read; None if it would read none."""
-    try:
-        return read_deployment(project.live("local"), load_public_keys(project.public_keys)).generation
-    except (NotFoundError, IntegrityError):
-        return None
 
 
 # The stages' files load the engines of data, models and serving; with nothing new `ship` loads none of them.

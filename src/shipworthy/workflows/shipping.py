@@ -18,7 +18,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # what each stage reads of the contrac
     "ingest": ("system", "data", "context", "features", "derived", "checks", "target"),
     "train": ("features", "derived", "target", "training"),
     "payload": (
-        "system", "features", "context", "derived", "target", "training", "decision", "value", "serving", "records"
+        "system", "features", "context", "derived", "target", "training", "decision", "value", "serving", "records",
+        "monitor",
     ),
     "gates": ("features", "context", "derived", "target", "training", "decision", "value", "gates", "cost"),
 }  # fmt: skip

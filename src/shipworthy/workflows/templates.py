@@ -262,5 +262,5 @@ def _gates(inference: Inference) -> list[str]:
     return [
         *_noted("gates:", "each limit is met by a confidence bound, never by the point"),
         f"  performance: {{{metric}: {{better_than: baseline}}}}",
-        "  budget: {at_rps: 100, p99: {at_most: 100ms}, memory: {at_most: 500MB}}",
+        "  budget: {at_rps: 200, p99: {at_most: 100ms}, memory: {at_most: 500MB}}",
     ]

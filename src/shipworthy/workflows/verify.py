@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shipworthy.bundle.attestation import open_attestation
 from shipworthy.bundle.deployment import BUNDLES, bundle_path
 from shipworthy.bundle.verify import verify_bundle
 from shipworthy.kernel.errors import IntegrityError, NotFoundError
+from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.audit import AuditReport, verify_audit
-from shipworthy.records.read import list_segments, read_records, verify_seal
+from shipworthy.records.read import list_segments, read_outcomes, read_records, verify_seal
 from shipworthy.security.keys import PublicKey, load_public_keys
-from shipworthy.workflows.layout import Project
+from shipworthy.workflows.layout import Project, name_segment
 
 if TYPE_CHECKING:
     from shipworthy.ledger.store import Ledger  # SQL, which a serving machine need not have
@@ -53,6 +55,27 @@ def verify_releases(project: Project, ledger: "Ledger", name: str | None) -> lis
     return [_verify_release(project, release, keys) for release in releases]
 
 
+def verify_attestations(project: Project, ledger: "Ledger", name: str | None) -> list[Proof]:
+    """The approvals and waivers of every release, or of the one called `name`: each signed, and about that release."""
+    keys, artefacts = load_public_keys(project.public_keys), ArtefactStore(project.blobs)
+    digest = None if name is None else ledger.find_release(name)["digest"]
+    proofs = []
+    for body in ledger.latest("attestation"):
+        if digest not in (None, body["release_digest"]):
+            continue
+        what = f"{body['attests']} of {body['release']} by {body['principal']} as {body['role']}"
+        try:
+            signed = open_attestation(artefacts.get_bytes(body["digest"]), body["release_digest"], keys)
+            told = {field: getattr(signed, field) for field in ("attests", "environment", "role", "principal")}
+            if any(body[field] != value for field, value in told.items()):
+                raise IntegrityError("the ledger says otherwise than what was signed")
+        except (IntegrityError, NotFoundError) as error:
+            proofs.append(Proof(what, "", str(error)))
+        else:
+            proofs.append(Proof(what, f"signed for {body['environment']}, {body['time'][:10]}"))
+    return proofs
+
+
 def verify_bundles(project: Project) -> list[Proof]:
     """Every bundle that lies in the project, by its own signature: all that can be said without the ledger."""
     keys = load_public_keys(project.public_keys)
@@ -92,30 +115,42 @@ def _verify_release(project: Project, release: Mapping[str, Any], keys: Mapping[
 
 
 def verify_records(project: Project, ledger: "Ledger") -> list[Proof]:
-    """The prediction records of each environment: whole, and as sealed when their segment was closed."""
+    """Prediction records and outcomes of each environment: whole, and as sealed when their segment was closed."""
     sealed = {entry.object: entry.body for entry in ledger.events(verb="segment.closed")}
-    folder = project.state / "records"
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [_verify_environment(project, name, sealed) for name in names]
+    known = {name.removeprefix("segment:").partition("/")[0] for name in sealed}
+    proofs = []
+    for kind in ("records", "outcomes"):
+        folder = project.state / kind
+        there = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+        for environment in sorted(there | known):
+            mine = {name: body for name, body in sealed.items() if _is_of(name, environment, kind)}
+            if mine or environment in there:
+                proofs.append(_verify_segments(folder / environment, mine))
+    return proofs
 
 
-def _verify_environment(project: Project, environment: str, sealed: Mapping[str, Mapping[str, Any]]) -> Proof:
-    name, folder = f"records {environment}", project.records(environment)
+def _is_of(name: str, environment: str, kind: str) -> bool:
+    """Whether the ledger's name of a segment is of this environment's records or outcomes."""
+    return name_segment(Path(kind) / environment / name.rpartition("/")[2]) == name
+
+
+def _verify_segments(folder: Path, sealed: Mapping[str, Mapping[str, Any]]) -> Proof:
+    kind, name = folder.parent.name, f"{folder.parent.name} {folder.name}"
     segments = list_segments(folder)
     try:
         for segment in segments:
             seal = verify_seal(segment)
-            known = sealed.get(f"segment:{environment}/{segment.name}")
+            known = sealed.get(name_segment(segment))
             if known is not None and (seal is None or seal.digest != known["digest"]):
                 raise IntegrityError(f"{segment} is not the segment whose digest the ledger has")
-        there = {f"segment:{environment}/{segment.name}" for segment in segments}
-        missing = sorted(key for key in sealed if key.startswith(f"segment:{environment}/") and key not in there)
+        missing = sorted(sealed.keys() - {name_segment(segment) for segment in segments})
         if missing:
             raise IntegrityError(f"{missing[0]} is in the ledger, its file is missing")
-        count = sum(1 for _ in read_records(folder))
+        count = sum(1 for _ in (read_records(folder) if kind == "records" else read_outcomes(folder)))
     except IntegrityError as error:
         return Proof(name, "", str(error))
-    return Proof(name, f"{count:,} predictions in {len(segments)} segments")
+    words = "predictions" if kind == "records" else "outcomes"
+    return Proof(name, f"{count:,} {words} in {len(segments)} segments")
 
 
 def verify_snapshots(project: Project, ledger: "Ledger") -> list[Proof]:

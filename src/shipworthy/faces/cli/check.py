@@ -17,5 +17,6 @@ def check(root: Path, face: Face) -> int:
     face.result(report.to_json())
     if not face.as_json:
         for name, words in report.lines:
-            face.say(f"[green]ok[/]  {escape(name)}: {escape(words)}")
+            mark = "[yellow]??[/]" if name == "leak" else "[green]ok[/]"
+            face.say(f"{mark}  {escape(name)}: {escape(words)}")
     return 0

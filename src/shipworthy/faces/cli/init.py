@@ -10,6 +10,8 @@ from shipworthy.faces.cli.show import Face
 from shipworthy.workflows.init import InitReport
 from shipworthy.workflows.init import init as write_project
 
+MOST_ROWS = 25  # of features in the table; more are named in a line for each type
+
 
 @click.command("init")
 @click.argument("directory", metavar="DIR")
@@ -36,8 +38,18 @@ def init(
 def _show(face: Face, report: InitReport) -> None:
     found = report.inference
     face.say(f"{report.rows:,} rows, target [bold]{escape(found.target)}[/] ({found.task})")
-    rows = [[guess.name, guess.place, guess.kind, guess.why] for guess in found.columns]
+    features = found.placed("feature")
+    brief = len(features) > MOST_ROWS
+    rows = [
+        [guess.name, guess.place, guess.kind, guess.why]
+        for guess in found.columns
+        if not (brief and guess.place == "feature")
+    ]
     face.table(["column", "taken as", "type", "because"], rows)
+    if brief:
+        for kind in dict.fromkeys(guess.kind for guess in features):
+            names = [guess.name for guess in features if guess.kind == kind]
+            face.say(f"{len(names)} features of type {kind}: {escape(', '.join(names))}")
     if report.quarantined:
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in report.reasons.items())
         face.say(f"{report.quarantined:,} rows would be quarantined ({escape(reasons)}).")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
-from shipworthy.kernel.errors import ShipworthyError
+from shipworthy.kernel.errors import ShipworthyError, UsageError
 from shipworthy.serving.server import ServerSettings, check_settings
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.serve import Target, find_target
@@ -29,16 +29,28 @@ STOP_S = 15.0  # the server drains within 10 s
 @click.option("--env", "environment", default="local", metavar="ENV", help="What to serve.", show_default=True)
 @click.option("--port", default=8080, metavar="PORT", help="0 takes a free one.", show_default=True)
 @click.option("--open", "is_open", is_flag=True, help="Anyone on this machine may predict, without a token.")
-def serve(root: Path, face: Face, environment: str, port: int, is_open: bool) -> int:
+@click.option(
+    "--rehearse",
+    type=click.Choice(["failure"]),
+    default=None,
+    help="Let every run of the model fail, to see what callers get; not for production.",
+)
+def serve(
+    root: Path, face: Face, environment: str, port: int, is_open: bool, rehearse: Literal["failure"] | None
+) -> int:
     """Answer predictions from the deployed release until stopped (Ctrl-C)."""
     project = Project(root)
     target = find_target(project, environment)
+    if rehearse and environment != "local":
+        raise UsageError(f"a failure is rehearsed in local, not in {environment}, where callers would meet it")
     settings = ServerSettings(
         live=str(project.live(environment)),
         records=str(project.records(environment)),
+        outcomes=str(project.outcomes(environment)),
         keys=str(project.public_keys),
         port=port,
         open=is_open,
+        rehearse=rehearse or "",
     )
     check_settings(settings)
     token = None if is_open or not (face.as_json or sys.stdout.isatty()) else _mint(face, root, environment, target)

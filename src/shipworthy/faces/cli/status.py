@@ -1,6 +1,7 @@
 """`shipworthy status`: what is released, what serves, what to do next."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -8,8 +9,11 @@ from shipworthy.faces.cli.lineage import short
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_to_read
+from shipworthy.ledger.events import format_time
 from shipworthy.workflows.inspect import status as look
 from shipworthy.workflows.layout import Project
+
+ROLLOUT_STYLES = {"promoted": "green", "rolled back": "bold red", "withdrawn": "yellow", "held": "yellow"}
 
 
 @command("status")
@@ -32,5 +36,20 @@ def status(root: Path, face: Face) -> int:
             f"{item['release']} ({item['share']:.0%})" for item in (deployment or {"releases": []})["releases"]
         )
         face.say(f"{environment}: {escape(serving) or 'nothing deployed'}")
+    for rollout in found["rollouts"]:
+        _say_rollout(face, rollout)
+    if found["open_alerts"]:
+        count = found["open_alerts"]
+        face.say(f"[bold red]{count} open alert{'s' if count > 1 else ''}[/]: shipworthy alerts")
     face.say(f"Next: {escape(found['next'])}")
     return 0
+
+
+def _say_rollout(face: Face, rollout: dict[str, Any]) -> None:
+    style = ROLLOUT_STYLES.get(rollout["state"], "bold")
+    judged = format_time(rollout["judged"])[:10]
+    since = format_time(rollout["started"])[:10]
+    face.say(
+        f"rollout of {escape(rollout['release'])} in {escape(rollout['environment'])} ({since} to {judged}): "
+        f"[{style}]{rollout['state']}[/]. {escape(rollout['reason'])}"
+    )

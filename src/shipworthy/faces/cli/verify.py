@@ -15,6 +15,7 @@ from shipworthy.kernel.errors import IntegrityError
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.verify import (
     Proof,
+    verify_attestations,
     verify_bundles,
     verify_log,
     verify_records,
@@ -85,7 +86,7 @@ def _verify_made(
         return verify_bundles(project)
     try:
         with opener(root) as ledger, face.err.status("verifying releases, snapshots and records"):
-            proofs = verify_releases(project, ledger, release)
+            proofs = verify_releases(project, ledger, release) + verify_attestations(project, ledger, release)
             if release is None:
                 proofs += verify_snapshots(project, ledger) + verify_records(project, ledger)
             return proofs

@@ -1,3 +1,3 @@
 """The work of each of `ship`'s stages; `workflows.ship` decides which has to be done."""
 
-__all__ = ["deploy", "folders", "ingest", "judge", "pack", "release", "rows", "train"]
+__all__ = ["folders", "ingest", "judge", "pack", "release", "rows", "train"]

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from shipworthy.contract.types import Contract
 from shipworthy.data.columns import encode, target_array
 from shipworthy.data.quality import build_baselines
 from shipworthy.ledger.events import Event
+from shipworthy.monitoring.drift import event_times, reference_scores, with_swings
 from shipworthy.release.payload import build_payload
-from shipworthy.release.policy import Tuning, tune
+from shipworthy.release.policy import Tuning, compile_policy, tune
 from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.stages.folders import artefact_entry, work_folder
 from shipworthy.workflows.stages.rows import parted
@@ -27,7 +24,12 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
     matrix, target = encode(contract, frame), target_array(contract, frame)
     answers = unpack_answers(parts.artefacts.get_bytes(trained["artefacts"]["answers"]))
     tuning = tune(contract, answers["calibrate"], target[places.calibrate])
-    baselines = build_baselines(contract, matrix[places.train], _scores(contract, answers["calibrate"]))
+    scores = reference_scores(compile_policy(contract, tuning), answers["calibrate"])
+    baselines = build_baselines(contract, matrix[places.train], scores)
+    times = event_times(contract, frame)
+    if times is not None:
+        scored = None if scores is None else (scores, times[places.calibrate])
+        baselines = with_swings(baselines, contract, (matrix[places.train], times[places.train]), scored)
     model = parts.artefacts.get_bytes(trained["artefacts"]["model"])
     with work_folder(parts, "payload") as work:
         payload = build_payload(contract, model, tuning, baselines, work / "payload")
@@ -54,16 +56,6 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
     }
     parts.ledger.append(Event("payload.built", payload.digest, parts.actor, body))
     return outputs
-
-
-def _scores(contract: Contract, answers: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """What a monitor will watch of the answers: the positive class's probability, or the number."""
-    if contract.target.type == "regression":
-        return answers
-    if contract.target.type == "binary":
-        values = contract.target.values or ()
-        return answers[:, values.index(contract.target.positive or values[-1])]
-    return None
 
 
 def _payload_detail(size_bytes: int, tuning: Tuning) -> str:

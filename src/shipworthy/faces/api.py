@@ -1,0 +1,367 @@
+"""The control plane's API: what the ledger knows, and the acts that change it, each behind its action.
+
+Every route stands in `ROUTES` with its action; what does not is nobody's (see `faces.guard`).
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException as RoutingError
+from starlette.responses import Response
+
+from shipworthy import __version__
+from shipworthy.contract.types import Contract
+from shipworthy.faces import console
+from shipworthy.faces.guard import PUBLIC, Guard
+from shipworthy.faces.problems import problem
+from shipworthy.faces.sessions import Attempts, Sessions
+from shipworthy.governance import portfolio
+from shipworthy.kernel.errors import ConflictError, NotFoundError, UsageError
+from shipworthy.ledger.events import Entry
+from shipworthy.security.access import Principal
+from shipworthy.serving.problem import FieldProblem
+from shipworthy.workflows.alerting import acknowledge
+from shipworthy.workflows.deploy import roll_back
+from shipworthy.workflows.overview import gather, verdicts_of
+from shipworthy.workflows.principals import principals as list_principals
+from shipworthy.workflows.project import Parts, read_contract
+from shipworthy.workflows.reviews import claim, decide, queue
+
+Found = dict[str, Any]
+Tick = Callable[[str | None, float | None], Mapping[str, Any]]
+"""One step of the control loop, of one environment or (None) of all, as of a Unix time; what it did."""
+
+SERVER_SETTINGS: Mapping[str, Any] = {  # for uvicorn: nothing is believed that a caller could forge
+    "proxy_headers": False,
+    "server_header": False,
+    "access_log": False,
+    "ws": "none",
+    "log_level": "warning",
+    "limit_concurrency": 64,
+    "timeout_graceful_shutdown": 3,
+}
+
+
+class Body(BaseModel):
+    """What a caller sends: no unknown field, and no guessing of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ClockBody(Body):
+    """How far event time has come."""
+
+    as_of: str = Field(description="RFC 3339, with its offset")
+    env: str | None = Field(None, description="one environment; without it all")
+
+
+class ClaimBody(Body):
+    """Which answer somebody looks at."""
+
+    env: str = "local"
+
+
+class DecideBody(Body):
+    """What a person decided instead of the model, and why."""
+
+    decision: str = Field(min_length=1, max_length=200)
+    reason: str = Field(min_length=1, max_length=2000)
+    env: str = "local"
+
+
+class RollbackBody(Body):
+    """Where all traffic returns to an earlier release, and why."""
+
+    env: str
+    reason: str = Field(min_length=1, max_length=2000)
+    to: str | None = Field(None, max_length=100, description="the release; without it the one before")
+
+
+def health() -> Found:
+    """Whether the control plane answers."""
+    return {"status": "ok"}
+
+
+def system(request: Request) -> Found:
+    """The system: what it is for, who answers for it, what its contract asks."""
+    contract = _contract(request)
+    return {
+        "system": contract.system,
+        "purpose": contract.purpose,
+        "owner": contract.owner,
+        "risk": contract.risk,
+        "target": {"column": contract.target.column, "type": contract.target.type},
+        "features": len(contract.features),
+        "environments": {
+            name: {"approvals": dict(found.approvals), "steps": list(found.rollout.steps) if found.rollout else [1.0]}
+            for name, found in contract.environments.items()
+        },
+    }
+
+
+def releases(request: Request) -> Found:
+    """Every release, newest first, with a summary of its verdicts and where it serves."""
+    return {"releases": portfolio.release_rows(gather(_parts(request), _contract(request)))}
+
+
+def verdicts(request: Request, name: str) -> Found:
+    """What each gate measured of a release and said of it."""
+    parts = _parts(request)
+    release = parts.ledger.find_release(name)
+    return {"release": portfolio.name_of(release), "verdicts": verdicts_of(parts, release)}
+
+
+def deployments(request: Request) -> Found:
+    """Every environment: generation, releases with their shares, rollout, last windows, what it owes and waits for."""
+    parts, contract = _parts(request), _contract(request)
+    waiting: console.Waiting = request.app.state.waiting
+    return {"environments": portfolio.environment_states(gather(parts, contract, waiting.counts(parts, contract)))}
+
+
+def rollouts(request: Request, env: str | None = None) -> Found:
+    """Every rollout, in the order in which they last changed."""
+    found = _parts(request).ledger.latest("rollout")
+    return {"rollouts": [body for body in found if env in (None, body["environment"])]}
+
+
+def windows(
+    request: Request,
+    env: str | None = None,
+    kind: Literal["inputs", "quality"] | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Found:
+    """The newest windows, in the order in which they were judged."""
+    found = _parts(request).ledger.latest("window")
+    chosen = [body for body in found if env in (None, body["environment"]) and kind in (None, body["window"])]
+    return {"windows": chosen[-limit:]}
+
+
+def alerts(request: Request, state: Literal["open", "acknowledged", "closed"] | None = None) -> Found:
+    """Every alert, in the order in which they last changed."""
+    return {"alerts": [body for body in _parts(request).ledger.latest("alert") if state in (None, body["state"])]}
+
+
+def acknowledge_alert(request: Request, alert: str) -> Found:
+    """Say that you have seen an alert and look after it."""
+    return acknowledge(_parts(request), _principal(request), alert)
+
+
+def reviews(request: Request, env: str = "local", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Found:
+    """Answers that wait for a person, oldest first, and who has claimed them."""
+    parts = _parts(request)
+    return {"environment": env, "reviews": queue(parts.project, parts.ledger, _environment(request, env), limit)}
+
+
+def claim_review(request: Request, prediction: str, body: ClaimBody) -> Found:
+    """Say that you look at an answer."""
+    environment = _environment(request, body.env)
+    return claim(_parts(request), _principal(request), environment, prediction)
+
+
+def decide_review(request: Request, prediction: str, body: DecideBody) -> Found:
+    """Decide instead of the model."""
+    environment = _environment(request, body.env)
+    who = _principal(request)
+    return decide(_parts(request), who, environment, prediction, body.decision, body.reason)
+
+
+def principals(request: Request) -> Found:
+    """People and services, with their roles."""
+    return {"principals": list_principals(_parts(request).ledger)}
+
+
+def events(
+    request: Request, after: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> Found:
+    """The audit log from an entry on; `next` is where to go on."""
+    found = list(_parts(request).ledger.events(after=after, limit=limit))
+    return {"events": [_entry(entry) for entry in found], "next": found[-1].seq if found else after}
+
+
+def set_clock(request: Request, body: ClockBody) -> Found:
+    """Take a step of the control loop as of an event time."""
+    tick: Tick | None = request.app.state.tick
+    if tick is None:
+        raise ConflictError("this server runs no control loop; start it with `shipworthy up`")
+    environment = None if body.env is None else _environment(request, body.env)
+    return dict(tick(environment, _moment(body.as_of)))
+
+
+def rollback(request: Request, body: RollbackBody) -> Found:
+    """Return all traffic of an environment to the release before, or to a named one."""
+    environment = _environment(request, body.env)
+    return roll_back(_parts(request), _principal(request), environment, body.reason, body.to)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route, and what it takes to pass."""
+
+    method: str
+    path: str
+    action: str  # of security.access.PERMISSIONS, or public
+    handler: Callable[..., Any]
+
+
+ROUTES = (
+    Route("GET", "/health", PUBLIC, health),
+    Route("GET", "/api/system", "read", system),
+    Route("GET", "/api/releases", "read", releases),
+    Route("GET", "/api/releases/{name}/verdicts", "read", verdicts),
+    Route("GET", "/api/deployments", "read", deployments),
+    Route("GET", "/api/rollouts", "read", rollouts),
+    Route("GET", "/api/windows", "read", windows),
+    Route("GET", "/api/alerts", "read", alerts),
+    Route("POST", "/api/alerts/{alert}/acknowledge", "acknowledge", acknowledge_alert),
+    Route("GET", "/api/reviews", "read", reviews),
+    Route("POST", "/api/reviews/{prediction}/claim", "review", claim_review),
+    Route("POST", "/api/reviews/{prediction}/decide", "review", decide_review),
+    Route("GET", "/api/principals", "read", principals),
+    Route("GET", "/api/events", "read", events),
+    Route("POST", "/api/clock", "control", set_clock),
+    Route("POST", "/api/rollback", "rollback", rollback),
+)
+PAGES = (
+    Route("GET", "/login", PUBLIC, console.show_login),
+    Route("POST", "/login", PUBLIC, console.sign_in),
+    Route("GET", "/console.css", PUBLIC, console.style),  # the sign-in form needs both; they say nothing of anybody
+    Route("GET", "/icon.svg", PUBLIC, console.icon),
+    Route("GET", "/", "read", console.overview),
+    Route("POST", "/alerts/{alert}/acknowledge", "acknowledge", console.acknowledge_alert),
+    Route("POST", "/logout", "read", console.sign_out),
+)
+OPENAPI = "/openapi.json"
+ACTIONS: Mapping[tuple[str, str], str] = {
+    **{(route.method, route.path): route.action for route in (*ROUTES, *PAGES)},
+    ("GET", OPENAPI): "read",
+}
+
+
+def make_app(
+    open_parts: Callable[[], AbstractContextManager[Parts]],
+    *,
+    owner: Principal,
+    one_time: str | None = None,
+    tick: Tick | None = None,
+    hosts: tuple[str, ...] = (),
+    now: Callable[[], float] = time.time,
+) -> FastAPI:
+    """The control plane of one project: API and console.
+
+    Args:
+        open_parts: opens the project; entered when the server starts, left when it stops.
+        owner: as whom the one-time code signs in: the machine's user, who owns an embedded project.
+        one_time: the code that signs in once within 10 minutes; None for none.
+        tick: a step of the control loop; None where none runs.
+        hosts: names by which the server may be asked, beside those of loopback.
+        now: Unix time in s, for sessions and limits.
+    """
+
+    @asynccontextmanager
+    async def opened(app: FastAPI) -> AsyncIterator[None]:
+        with open_parts() as parts:
+            app.state.parts = parts
+            yield
+
+    app = FastAPI(
+        title="Shipworthy control plane",
+        version=__version__,
+        lifespan=opened,
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        openapi_url=OPENAPI,
+        exception_handlers={RoutingError: _not_routed, RequestValidationError: _not_valid},
+    )
+    app.state.tick = tick
+    app.state.sessions, app.state.attempts = Sessions(now, one_time), Attempts(now)
+    app.state.waiting = console.Waiting(now)
+    _add_routes(app)
+    sessions, attempts = app.state.sessions, app.state.attempts
+    app.add_middleware(Guard, actions=ACTIONS, owner=owner, sessions=sessions, attempts=attempts, hosts=hosts)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    for route in ROUTES:
+        app.add_api_route(route.path, route.handler, methods=[route.method])
+    for page in PAGES:
+        app.add_api_route(
+            page.path, page.handler, methods=[page.method], include_in_schema=False, response_class=Response
+        )
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def _principal(request: Request) -> Principal:
+    principal: Principal = request.state.principal
+    return principal
+
+
+def _contract(request: Request) -> Contract:
+    return read_contract(_parts(request).project)
+
+
+def _environment(request: Request, name: str) -> str:
+    """The environment's name, if the contract has it: a name from outside never becomes a path."""
+    known = _contract(request).environments
+    if name not in known:
+        raise NotFoundError(f"there is no environment {name!r}; the contract has {', '.join(known)}")
+    return name
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise UsageError(f"as_of is {text!r}; it must be RFC 3339 with an offset, such as 2013-04-01T12:00:00Z")
+    return moment.timestamp()
+
+
+def _entry(entry: Entry) -> Found:
+    return {
+        "seq": entry.seq,
+        "time": entry.time,
+        "actor": entry.actor,
+        "verb": entry.verb,
+        "object": entry.object,
+        "rule": entry.rule,
+        "body": dict(entry.body),
+    }
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    """No such route, or not with this method, or a body that is no JSON."""
+    status = error.status_code if isinstance(error, HTTPException | RoutingError) else 500
+    words = {
+        404: f"There is no route {request.url.path[:100]}; see {OPENAPI}.",
+        405: f"{request.url.path[:100]} does not take {request.method}; see {OPENAPI}.",
+    }
+    return problem(status, words.get(status, "The request cannot be read."))
+
+
+async def _not_valid(_request: Request, error: Exception) -> Response:
+    """Fields that do not fit, each by name."""
+    raised = error.errors() if isinstance(error, RequestValidationError) else []
+    fields = [
+        FieldProblem(".".join(str(part) for part in found["loc"]), str(found["msg"]).lower(), _shown(found))
+        for found in raised
+    ]
+    return problem(422, f"{len(fields)} fields cannot be accepted: {', '.join(f.field for f in fields)}.", fields)
+
+
+def _shown(found: Mapping[str, Any]) -> str | None:
+    value = found.get("input")
+    return None if value is None or found["type"] == "missing" else msgspec.json.encode(value).decode()[:80]

@@ -1,0 +1,71 @@
+"""`shipworthy score`: a file answered as the server would answer it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from shipworthy.faces.cli.main import DONE, REFUSED
+from shipworthy.faces.cli.options import command
+from shipworthy.faces.cli.show import Face
+from shipworthy.faces.wiring import open_parts
+from shipworthy.workflows.principals import acting
+from shipworthy.workflows.score import ScoreReport, Tell
+from shipworthy.workflows.score import score as score_file
+
+
+@command("score")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--env", "environment", default="local", metavar="ENV", help="Whose release answers.", show_default=True)
+@click.option("--id", "key", metavar="COL", help="The column that names each row; by default the contract's key.")
+@click.option("--replace", is_flag=True, help="Replace OUT if it exists.")
+def score(
+    root: Path, face: Face, source: Path, destination: Path, environment: str, key: str | None, replace: bool
+) -> int:
+    """Answer each row of IN (CSV, TSV, JSONL, Parquet) into OUT, with the policy and the records of the server."""
+    with open_parts(root) as parts, _progress(face) as tell:
+        principal = acting(parts, os.environ)
+        report = score_file(parts, principal, environment, source, destination, key=key, replace=replace, tell=tell)
+    face.result({"file": str(destination)} | report.to_json())
+    if not face.as_json:
+        _show(face, report, destination, environment)
+    return DONE if report.answered or not report.rows else REFUSED
+
+
+@contextmanager
+def _progress(face: Face) -> Iterator[Tell | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=face.err, transient=True) as progress:
+        task = progress.add_task("scoring", total=None)
+        yield lambda done, rows: progress.update(task, completed=done, total=rows)
+
+
+def _show(face: Face, report: ScoreReport, destination: Path, environment: str) -> None:
+    by = ", ".join(f"{count:,} by {release}" for release, count in report.releases.items())
+    face.say(f"{escape(str(destination))}: {report.rows:,} rows, {report.answered:,} answered ({escape(by) or 'none'})")
+    if report.recorded_before:
+        face.say(f"  {report.recorded_before:,} were recorded before: the same answers, nothing written twice")
+    if report.fallback:
+        face.say(f"  {report.fallback:,} by the fallback")
+    if report.review:
+        face.say(f"  {report.review:,} wait for a person: shipworthy review list --env {escape(environment)}")
+    if report.refused:
+        face.say(f"  [yellow]{report.refused:,} refused[/]; the column `problem` says why:")
+        for reason, count in report.reasons.items():
+            face.say(f"    {count:,}  {escape(reason)}")
+    if report.dropped:
+        face.say(f"  [yellow]{report.dropped:,} answers could not be recorded[/], which the policy allows")
+    if report.absent:
+        face.say(f"  taken as missing, for the file lacks them: {escape(', '.join(report.absent))}")
+    if not report.has_ids:
+        face.say("  The rows have no ids, so scoring the file again records it again; name a column with --id.")
+    face.say(f"[dim]{report.rows / max(report.seconds, 1e-9):,.0f} rows/s[/]")

@@ -1,0 +1,246 @@
+"""`shipworthy up`: data plane and control plane on this machine; each in a process of its own, replaced if it ends."""
+
+import fcntl
+import json
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.markup import escape
+
+from shipworthy.faces.cli.options import command
+from shipworthy.faces.cli.show import Face
+from shipworthy.faces.wiring import open_parts
+from shipworthy.kernel.errors import ConflictError, NotFoundError, UnavailableError
+from shipworthy.serving.server import ServerSettings, check_settings
+from shipworthy.workflows.layout import Project
+from shipworthy.workflows.segments import record_closed_segments
+from shipworthy.workflows.serve import find_target
+from shipworthy.workflows.tokens import grant_token
+
+CONTROL = "shipworthy.faces.control_process"
+START_S = 30.0  # for a process to say that it is ready
+STOP_S = 15.0  # the server drains within 10 s
+LOOK_S = 0.2  # between two looks at the processes
+MANY_ENDS = 5  # of one process within `MANY_S`: it will not live, and trying again for ever hides it
+MANY_S = 30.0
+
+
+@dataclass(slots=True)
+class Plane:
+    """One process under watch; it ends with this one, for it watches its standard input."""
+
+    name: str
+    module: str
+    settings: dict[str, Any]
+    port: int  # 0 until it was given one; kept from then on, so that callers find it again
+    process: "subprocess.Popen[bytes] | None" = None
+    address: str = ""
+    ends: list[float] = field(default_factory=list)
+
+
+@command("up")
+@click.option(
+    "--env", "environment", default=None, metavar="ENV", help="What to serve; default: production, else local."
+)
+@click.option("--port", default=8080, metavar="PORT", help="Of the data plane; 0 takes a free one.", show_default=True)
+@click.option(
+    "--control-port", default=8090, metavar="PORT", help="Of API and console; 0 takes a free one.", show_default=True
+)
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "manual"]),
+    default="wall",
+    help="manual: time goes on only as POST /api/clock says, for replays.",
+    show_default=True,
+)
+def up(root: Path, face: Face, environment: str | None, port: int, control_port: int, clock: str) -> int:
+    """Serve predictions, run the control loop and show the console until stopped (Ctrl-C)."""
+    project = Project(root)
+    project.require()
+    with _only_one(project):
+        served = environment or _served(project)
+        target = find_target(project, served)
+        with open_parts(root) as parts:
+            token = grant_token(parts, served, target.system)
+        planes = [_data_plane(project, served, port), _control_plane(root, control_port, clock)]
+        stopped = _Signals()
+        try:
+            for plane in planes:
+                _start(plane)
+            _announce(face, planes, served, target.path, target.release, target.example, token)
+            code = _watch(face, planes, stopped)
+        finally:
+            for plane in planes:
+                _end(plane)
+        with open_parts(root) as parts:
+            record_closed_segments(parts, served)
+    face.note("stopped; everything that was acknowledged is on disk, and `shipworthy up` carries on from here")
+    return code
+
+
+@contextmanager
+def _only_one(project: Project) -> Iterator[None]:
+    project.state.mkdir(parents=True, exist_ok=True)
+    handle = os.open(project.state / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 100).decode(errors="replace").strip() or "unknown"
+            raise ConflictError(f"`shipworthy up` runs here already (process {holder}); stop it first") from None
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _served(project: Project) -> str:
+    names = sorted(path.parent.name for path in (project.state / "live").glob("*/deployment"))
+    if not names:
+        raise NotFoundError(f"nothing is deployed yet; run: shipworthy ship --project {project.root}")
+    beyond_local = [name for name in names if name != "local"]
+    return "production" if "production" in names else (beyond_local or names)[0]
+
+
+def _data_plane(project: Project, environment: str, port: int) -> Plane:
+    settings = ServerSettings(
+        live=str(project.live(environment)),
+        records=str(project.records(environment)),
+        outcomes=str(project.outcomes(environment)),
+        keys=str(project.public_keys),
+        port=port,
+    )
+    check_settings(settings)
+    return Plane("data plane", "shipworthy.serving.server", msgspec.to_builtins(settings), port)
+
+
+def _control_plane(root: Path, port: int, clock: str) -> Plane:
+    settings = {"project": str(root), "clock": clock, "one_time": secrets.token_urlsafe(24)}
+    return Plane("control plane", CONTROL, settings, port)
+
+
+def _start(plane: Plane) -> None:
+    """Start the process and wait until it says where it answers.
+
+    Raises:
+        UnavailableError: it ended, or said nothing.
+    """
+    settings = json.dumps(plane.settings | {"port": plane.port})
+    by_line = plane.module == CONTROL  # its settings hold a secret, which a command line would show to everybody
+    process = subprocess.Popen(
+        [sys.executable, "-m", plane.module, *([] if by_line else ["--with-parent", "--settings", settings])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    plane.process = process
+    if by_line and process.stdin is not None:
+        process.stdin.write(settings.encode() + b"\n")
+        process.stdin.flush()
+    stream = process.stdout
+    if stream is None:
+        raise UnavailableError(f"the {plane.name} has no output")
+    ready, _, _ = select.select([stream], [], [], START_S)
+    line = stream.readline() if ready else b""
+    if not line:
+        raise UnavailableError(f"the {plane.name} did not start; its words are above")
+    plane.address = json.loads(line)["address"]
+    plane.port = int(plane.address.rpartition(":")[2])
+
+
+def _end(plane: Plane) -> None:
+    process = plane.process
+    if process is None or process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class _Signals:
+    """Whether somebody asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+
+
+def _watch(face: Face, planes: list[Plane], stopped: _Signals) -> int:
+    """Replace what ends, until told to stop or until a process will not live."""
+    while not stopped.asked:
+        time.sleep(LOOK_S)
+        for plane in planes:
+            process = plane.process
+            if process is None or process.poll() is None or stopped.asked:
+                continue
+            now = time.monotonic()
+            plane.ends = [at for at in plane.ends if now - at < MANY_S] + [now]
+            face.note(f"the {plane.name} ended ({process.returncode}); it is started again")
+            if "one_time" in plane.settings:  # the old one may have been used, and the new process cannot know
+                plane.settings["one_time"] = secrets.token_urlsafe(24)
+            if len(plane.ends) >= MANY_ENDS:
+                face.error("unavailable", f"the {plane.name} ended {MANY_ENDS} times in {MANY_S:.0f} s; giving up")
+                return 1
+            try:
+                _start(plane)
+                if "one_time" in plane.settings:
+                    face.note(f"Console (signs this browser in, once): {_console(plane)}")
+            except UnavailableError as error:
+                face.note(str(error))
+    return 0
+
+
+def _console(plane: Plane) -> str:
+    return f"{plane.address}/login?token={plane.settings['one_time']}"
+
+
+def _announce(
+    face: Face,
+    planes: list[Plane],
+    environment: str,
+    path: str,
+    release: str,
+    example: dict[str, Any],
+    token: str,
+) -> None:
+    data, control = planes
+    console = _console(control)
+    if face.as_json:
+        document = {
+            "address": data.address,
+            "path": path,
+            "environment": environment,
+            "release": release,
+            "token": token,
+            "example": example,
+            "control": control.address,
+            "console": console,
+            "pid": os.getpid(),
+        }
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        face.say(f"[bold]{escape(release)}[/] answers in {escape(environment)} at {data.address}{escape(path)}")
+        face.say(f"A token to predict with, good for eight hours: {token}")
+        face.say(f"Console (signs this browser in, once): {console}")
+        face.say("Ctrl-C stops both.")
+    sys.stdout.flush()

@@ -1,0 +1,184 @@
+"""Who passes to the control plane: host, origin, token or session, and the role that each route's action needs.
+
+Denied by default: a route passes only if its action is known, and all but public ones only for a principal whose
+roles allow that action.
+"""
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shipworthy.faces.problems import problem, problem_of
+from shipworthy.faces.sessions import ATTEMPT_WINDOW_S, Attempts, Sessions
+from shipworthy.kernel.errors import AccessError, NotFoundError, ShipworthyError
+from shipworthy.security.access import Principal, authorise
+from shipworthy.workflows.principals import find_principal
+from shipworthy.workflows.project import Parts
+
+PUBLIC = "public"  # the action of what anyone may ask
+COOKIE = "shipworthy-session"
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+MAX_BODY_BYTES = 64 << 10  # a decision with its reason
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # with `no-referrer` browsers send forms with `Origin: null`
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+NO_TOKEN = "Send a token of a principal: Authorization: Bearer swt_…; `shipworthy user add` makes one."  # noqa: S105
+
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d{1,5})?")
+_log = logging.getLogger("shipworthy.control")
+
+
+class Guard:
+    """Middleware around the whole application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        actions: Mapping[tuple[str, str], str],  # (method, path of the route) -> action
+        owner: Principal,
+        sessions: Sessions,
+        attempts: Attempts,
+        hosts: Collection[str] = (),
+    ) -> None:
+        self._app = app
+        self._actions = actions
+        self._owner = owner
+        self._sessions = sessions
+        self._attempts = attempts
+        self._hosts = LOOPBACK_NAMES | frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or pass on with the principal in the request's state."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        started = False
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            refusal = await run_in_threadpool(self._refuse, Request(scope))
+            await (self._app if refusal is None else refusal)(scope, receive, send_guarded)
+        except ShipworthyError as error:
+            _log.warning("%s %s: %s", scope["method"], scope["path"], error)
+            await problem_of(error)(scope, receive, send_guarded)
+        except Exception:
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if started:
+                raise
+            await problem(500, "The details are in the server's log.")(scope, receive, send_guarded)
+
+    def _refuse(self, request: Request) -> Response | None:
+        """The answer to a request that may not pass; None lets it pass."""
+        refusal = self._wrong_place(request) or _wrong_body(request)
+        if refusal is not None:
+            return refusal
+        is_there, action = self._action(request)
+        if action == PUBLIC:
+            return None
+        principal = self._identify(request)
+        if isinstance(principal, Response):
+            return principal
+        if not is_there:
+            return None  # the application says 404 or 405, to those who may ask
+        if action is None:
+            return problem(403, "Nobody may do this.")
+        try:
+            request.state.rule = authorise(principal, action)
+        except AccessError as error:
+            return problem_of(error)
+        request.state.principal = principal
+        return None
+
+    def _wrong_place(self, request: Request) -> Response | None:
+        """Refuse a name that is not ours (DNS rebinding), and a page of somebody else's (CSRF)."""
+        host = request.headers.get("host", "").lower()
+        found = _HOST.fullmatch(host)
+        if found is None or found[1] not in self._hosts:
+            return problem(421, "Ask for this server by the name it was started for, such as localhost.")
+        if request.method in SAFE_METHODS:
+            return None
+        origin = request.headers.get("origin")
+        if origin is None:
+            is_script = "authorization" in request.headers or COOKIE not in request.cookies
+            return None if is_script else problem(403, "A change with a session needs the Origin of this page.")
+        if urlsplit(origin).netloc.lower() != host:
+            return problem(403, "The request comes from another site.")
+        return None
+
+    def _action(self, request: Request) -> tuple[bool, str | None]:
+        """Whether the application's own table has the route, and its action; no action is nobody's."""
+        for route in request.app.routes:
+            match, _ = route.matches(request.scope)
+            if match == Match.FULL:
+                return True, self._actions.get((request.method, getattr(route, "path", "")))
+        return False, None
+
+    def _identify(self, request: Request) -> Principal | Response:
+        """Who asks, by bearer token or by session."""
+        parts: Parts = request.app.state.parts
+        header = request.headers.get("authorization")
+        if header is not None:
+            scheme, _, token = header.partition(" ")
+            return check_token(self._attempts, request, token.strip() if scheme.lower() == "bearer" else "")
+        session = self._sessions.find(request.cookies.get(COOKIE, ""))
+        if session is not None and session.token is None:
+            return self._owner
+        if session is not None and session.token is not None:  # a token that was withdrawn ends its sessions
+            try:
+                return find_principal(parts.ledger, session.token, parts.now())
+            except (AccessError, NotFoundError):
+                self._sessions.close(request.cookies[COOKIE])
+        is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+        if is_page and not request.url.path.startswith("/api/"):
+            return RedirectResponse("/login", 303)
+        return problem(401, NO_TOKEN, headers={"WWW-Authenticate": "Bearer"})
+
+
+def check_token(attempts: Attempts, request: Request, token: str) -> Principal | Response:
+    """Whom a token stands for, or the refusal; failures of one address are counted."""
+    parts: Parts = request.app.state.parts
+    address = request.client.host if request.client else ""
+    if attempts.are_exhausted(address):
+        return problem(429, "Wait a minute, then try again.", headers={"Retry-After": f"{ATTEMPT_WINDOW_S:.0f}"})
+    try:
+        return find_principal(parts.ledger, token, parts.now())
+    except (AccessError, NotFoundError):
+        attempts.fail(address)
+        return problem(401, f"The token is not valid here. {NO_TOKEN}", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _wrong_body(request: Request) -> Response | None:
+    """Refuse a body that is too large, or whose size is not said."""
+    length = request.headers.get("content-length", "0")
+    if "transfer-encoding" in request.headers:
+        return problem(411, "Say the body's Content-Length; it is not taken in chunks.")
+    if not (length.isascii() and length.isdigit() and len(length) < 10):
+        return problem(400, "The Content-Length is not a number.")
+    if int(length) > MAX_BODY_BYTES:
+        return problem(413, f"At most {MAX_BODY_BYTES:,} bytes are taken.")
+    return None
