@@ -19,11 +19,11 @@ $(VENV)/.dev: $(VENV)/.standard
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[standard,demo,dev]'
 	@touch $@
 
-demo: $(VENV)/.standard ## real flights from a CSV to a guarded answer
+demo: $(VENV)/.standard ## a model's first year in production, on real flights
 	@$(BIN)/shipworthy demo flights
 
 test: $(VENV)/.dev ## every behaviour, each fault with few repetitions
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev ## format, lint, types, import rules, docs
 	@$(BIN)/ruff format --check --quiet .
@@ -47,4 +47,4 @@ docs: $(VENV)/.dev ## writes the generated reference
 	@$(BIN)/python -m shipworthy.contract.reference > docs/contract.md
 
 clean: ## removes what was built, not what was shipped
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-flights
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-flights demo-mortgage

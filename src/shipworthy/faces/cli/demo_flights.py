@@ -122,9 +122,18 @@ def _approvals(run: Narrator) -> Cast:
     run.explain("  " + _refusal(run, "deploy", release))
     run.show("approve", release, "--role", "risk")
     run.explain("  " + _refusal(run, "approve", release, "--role", "risk"))
+    run.explain("What the two look at is a card made from evidence; it says where there is none:")
+    _card(run, release)
     cast = Cast(tokens["maya"], tokens["ruth"], tokens["replay"])
     _approve(run, cast, release)
     return cast
+
+
+def _card(run: Narrator, release: str) -> None:
+    """What the model card says of its limits."""
+    run.show("card", release)
+    limits = str(run.ask("card", release)["card"]).partition("## Limits")[2].partition("\n## ")[0].strip()
+    run.explain("  ...\n  ## Limits\n" + "\n".join(f"  {line}" for line in limits.splitlines()))
 
 
 def _approve(run: Narrator, cast: Cast, release: str) -> None:
