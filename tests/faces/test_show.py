@@ -11,3 +11,9 @@ def test_a_long_name_is_folded_and_never_cut(capsys: pytest.CaptureFixture[str])
     shown = "".join(line.split("  ")[0] for line in capsys.readouterr().out.splitlines())
     assert "…" not in shown
     assert all(name in shown for name in names)
+
+
+def test_what_names_a_row_is_kept_whole_so_that_it_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "p_01m88caf35dcaw5nrjnw1p000p"
+    Face(as_json=False).table(["prediction", *"abcdef"], [[name, *(word * 12 for word in ("x ", "y ", "z ") * 2)]])
+    assert name in capsys.readouterr().out

@@ -161,6 +161,18 @@ def test_a_release_is_deployed_only_when_both_roles_have_signed(by: Callable[...
     assert by("maya", "deploy", "lending:1")[1]["generation"] == document["generation"]  # again: nothing happens
 
 
+def test_ship_can_deploy_and_says_what_is_owed_instead_of_failing(by: Callable[..., Any]):
+    code, document = by(None, "ship", "--deploy", "production")
+    assert (code, document["deployment"]["state"]) == (0, "awaiting")
+    assert document["deployment"]["owed"] == [{"role": "ml-engineer", "count": 1}, {"role": "risk", "count": 1}]
+    assert by("maya", "approve", "lending:1", "--role", "ml-engineer")[0] == 0
+    assert by("ruth", "approve", "lending:1", "--role", "risk")[0] == 0
+    code, document = by(None, "ship", "--deploy", "production")
+    assert (code, document["deployment"]["state"], document["deployment"]["share"]) == (0, "deployed", 1.0)
+    code, document = by(None, "ship", "--deploy", "staging")
+    assert (code, document["error"]["code"]) == (2, "usage")
+
+
 @pytest.mark.parametrize(
     ("who", "words", "message"),
     [

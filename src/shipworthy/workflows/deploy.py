@@ -11,7 +11,7 @@ from shipworthy.ledger.events import Event
 from shipworthy.ledger.store import Ledger
 from shipworthy.rollout.plan import plan_of
 from shipworthy.security.access import Principal, authorise
-from shipworthy.workflows.attest import Bound, check_admitted, open_release
+from shipworthy.workflows.attest import Bound, check_admitted, open_release, standing
 from shipworthy.workflows.project import Parts
 from shipworthy.workflows.traffic import repair, set_traffic
 
@@ -49,6 +49,20 @@ def deploy(parts: Parts, principal: Principal, name: str, environment: str) -> d
         generation = set_traffic(parts, principal.actor, rule, environment, (entry,), unit=unit)
         return _told(environment, generation, "deployed", bound.name, 1.0)
     return _start_rollout(parts, principal, rule, bound, environment, approved)
+
+
+def deploy_or_wait(parts: Parts, principal: Principal, name: str, environment: str) -> dict[str, Any]:
+    """As `deploy`, but what is still owed is told instead of refused: `state` is then `awaiting`.
+
+    Raises:
+        UsageError: the release's contract has no such environment.
+        AccessError, ConflictError, IntegrityError: as for `deploy`.
+    """
+    found = standing(parts, open_release(parts.project, parts.ledger, name), environment)
+    if environment != LOCAL and (found["owed"] or found["stopped"]):
+        awaiting = {"owed": found["owed"], "stopped": found["stopped"]}
+        return {"state": "awaiting", "environment": environment, "release": found["release"], **awaiting}
+    return deploy(parts, principal, name, environment)
 
 
 def _start_rollout(

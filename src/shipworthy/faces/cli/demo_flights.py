@@ -106,7 +106,7 @@ def _set_out(run: Narrator, flights: Flights) -> int:
 
 def _first_release(run: Narrator) -> None:
     run.step("Joined, checked, trained, proven, judged by every gate, signed")
-    run.command("ship")
+    run.command("ship", "--deploy", ENVIRONMENT)
     run.explain("Rows that were not accepted lie in .shipworthy/quarantine, each with its reasons.")
 
 
@@ -372,7 +372,10 @@ def _play(run: Narrator, replay: Replay, what: str, until: date, step_s: float) 
     """Replay up to a day; by weeks again once no canary runs."""
     before, end = replay.tally.sent, _moment(until)
     columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} flights"))
-    with Progress(*columns, TimeRemainingColumn(), console=run.face.err, transient=True) as progress:
+    err = run.face.err
+    with Progress(
+        *columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal
+    ) as progress:
         task = progress.add_task(what, total=replay.count_before(end))
         for _ in replay.run(end, step_s):
             progress.update(task, completed=replay.tally.sent - before)

@@ -80,7 +80,7 @@ def _line(item: dict[str, Any]) -> list[str]:
     shown = ", ".join(f"{name} {value}" for name, value in inputs[:SHOWN_INPUTS])
     return [
         item["prediction_id"],
-        item["time"],
+        item["time"][:16].replace("T", " "),
         str(item["decision"]),
         number(item["confidence"], 3),
         shown + (", …" if len(inputs) > SHOWN_INPUTS else ""),

@@ -31,8 +31,9 @@ STAGE_WORDS = {
 
 
 @command("ship")
+@click.option("--deploy", "environment", default=None, metavar="ENV", help="Then deploy it there, or say what is owed.")
 @click.option("--wait", is_flag=True, help="Wait while another command holds the project.")
-def ship(root: Path, face: Face, wait: bool) -> int:
+def ship(root: Path, face: Face, environment: str | None, wait: bool) -> int:
     """Take the data to a signed release, deployed to `local`. Only what changed is done."""
     started = time.perf_counter()
     with face.err.status("starting", spinner="dots") as status:
@@ -45,10 +46,22 @@ def ship(root: Path, face: Face, wait: bool) -> int:
                 face.note(f"{stage}: {words}")
 
         report = _ship(root, tell, wait)
-    face.result(report.to_json())
+    deployment = _deploy(root, report, environment)
+    face.result(report.to_json() | ({} if deployment is None else {"deployment": deployment}))
     if not face.as_json:
-        _show(face, root, report, time.perf_counter() - started)
+        _show(face, root, report, time.perf_counter() - started, deployment)
     return DONE if report.release else REFUSED
+
+
+def _deploy(root: Path, report: ShipReport, environment: str | None) -> dict[str, Any] | None:
+    """What became of the release in `environment`; None where none was asked for or nothing was released."""
+    if environment is None or report.release is None:
+        return None
+    from shipworthy.workflows.deploy import deploy_or_wait  # rollouts, which shipping alone does not need
+    from shipworthy.workflows.principals import acting
+
+    with open_parts(root) as parts:
+        return deploy_or_wait(parts, acting(parts, os.environ), report.release, environment)
 
 
 def _ship(root: Path, tell: Any, wait: bool) -> ShipReport:
@@ -63,10 +76,11 @@ def _ship(root: Path, tell: Any, wait: bool) -> ShipReport:
             time.sleep(WAIT_S)
 
 
-def _show(face: Face, root: Path, report: ShipReport, seconds: float) -> None:
+def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment: dict[str, Any] | None = None) -> None:
     if all(stage.reused for stage in report.stages):
         face.say(f"Nothing new: {report.release or 'no release'} stands. ({seconds:.1f} s)")
         if report.release:
+            _say_deployment(face, root, deployment)
             return
     rows: list[list[str | Text]] = [
         [stage.name, "as before" if stage.reused else f"{stage.seconds:.1f} s", stage.detail] for stage in report.stages
@@ -89,7 +103,29 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float) -> None:
     face.say(f"[bold green]{escape(report.release)}[/] is signed and deployed to local. ({seconds:.1f} s)")
     if unsure:
         face.say(f"[yellow]Only local serves it[/]: evidence is insufficient for {escape(', '.join(unsure))}.")
-    face.say(f"Next: shipworthy serve --project {escape(shlex.quote(str(root)))}")
+    if deployment is None:
+        face.say(f"Next: shipworthy serve --project {escape(shlex.quote(str(root)))}")
+    _say_deployment(face, root, deployment)
+
+
+def _say_deployment(face: Face, root: Path, deployment: dict[str, Any] | None) -> None:
+    """What the release still owes, or has, in the environment that was asked for."""
+    if deployment is None:
+        return
+    environment, project = escape(deployment["environment"]), escape(shlex.quote(str(root)))
+    if deployment["state"] != "awaiting":
+        face.say(f"In {environment} it has {deployment['share']:.0%} of the traffic ({deployment['state']}).")
+        return
+    for item in deployment["stopped"]:
+        face.say(
+            f"[yellow]{environment} is closed[/] to it: {escape(item['gate'])} is {item['outcome']} and not waived."
+        )
+    if deployment["owed"]:
+        owed = ", ".join(f"{item['count']} x {item['role']}" for item in deployment["owed"])
+        role = escape(deployment["owed"][0]["role"])
+        face.say(f"Awaiting for {environment}: {escape(owed)}.")
+        words = f"approve {escape(deployment['release'])} --env {environment} --role {role}"
+        face.say(f"Next: shipworthy {words} --project {project}")
 
 
 def _verdict_row(verdict: dict[str, Any]) -> list[str | Text]:

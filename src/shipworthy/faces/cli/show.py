@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from shipworthy.kernel.errors import ContractError
 
+NAME_WIDTH = 48  # of a first column that is kept whole: ids, releases and gates are not longer
 OUTCOME_STYLES = {"pass": "green", "fail": "bold red", "insufficient": "yellow", "not applicable": "dim"}
 
 
@@ -37,8 +39,11 @@ class Face:
             sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str | None = None) -> None:
-        """A table for people."""
+        """A table for people; what names a row stands first, whole."""
         columns = [Column(heading, overflow="fold") for heading in headings]  # a cut name could be another's
+        widest = max((cell_len(str(row[0])) for row in rows), default=0)
+        if columns and widest <= NAME_WIDTH:
+            columns[0].no_wrap = True  # so that it can be copied
         table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for row in rows:
             table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
