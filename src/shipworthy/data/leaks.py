@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import lightgbm as lgb
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -184,6 +183,8 @@ def _numbers(series: pl.Series) -> Floats:
 
 def _out_of_fold(matrix: Floats, truth: Codes, classes: int) -> Floats:
     """Probabilities of each row by models that did not see it."""
+    import lightgbm as lgb  # 1.3 s that only a suspicious column costs
+
     folds = np.random.default_rng(SEED).permutation(len(truth)) % FOLDS
     settings = _MODEL | ({"objective": "binary"} if classes == 2 else {"objective": "multiclass", "num_class": classes})
     found = np.zeros((len(truth), classes))

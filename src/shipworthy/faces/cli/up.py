@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,7 @@ CONTROL = "shipworthy.faces.control_process"
 START_S = 30.0  # for a process to say that it is ready
 STOP_S = 15.0  # the server drains within 10 s
 LOOK_S = 0.2  # between two looks at the processes
-MANY_ENDS = 5  # of one process within `MANY_S`: it will not live, and trying again for ever hides it
-MANY_S = 30.0
+MANY_STARTS = 5  # in a row that failed: the process will not live, and trying again for ever hides it
 
 
 @dataclass(slots=True)
@@ -47,7 +46,7 @@ class Plane:
     port: int  # 0 until it was given one; kept from then on, so that callers find it again
     process: "subprocess.Popen[bytes] | None" = None
     address: str = ""
-    ends: list[float] = field(default_factory=list)
+    failed_starts: int = 0  # in a row
 
 
 @command("up")
@@ -193,20 +192,20 @@ def _watch(face: Face, planes: list[Plane], stopped: _Signals) -> int:
             process = plane.process
             if process is None or process.poll() is None or stopped.asked:
                 continue
-            now = time.monotonic()
-            plane.ends = [at for at in plane.ends if now - at < MANY_S] + [now]
             face.note(f"the {plane.name} ended ({process.returncode}); it is started again")
             if "one_time" in plane.settings:  # the old one may have been used, and the new process cannot know
                 plane.settings["one_time"] = secrets.token_urlsafe(24)
-            if len(plane.ends) >= MANY_ENDS:
-                face.error("unavailable", f"the {plane.name} ended {MANY_ENDS} times in {MANY_S:.0f} s; giving up")
-                return 1
             try:
                 _start(plane)
+                plane.failed_starts = 0
                 if "one_time" in plane.settings:
                     face.note(f"Console (signs this browser in, once): {_console(plane)}")
             except UnavailableError as error:
                 face.note(str(error))
+                plane.failed_starts += 1
+                if plane.failed_starts == MANY_STARTS:
+                    face.error("unavailable", f"the {plane.name} did not start {MANY_STARTS} times in a row; giving up")
+                    return 1
     return 0
 
 
