@@ -45,12 +45,30 @@ def hold_project(project: Project, act: str) -> Iterator[None]:
         ConflictError: somebody else holds it; names process and act.
         StorageError: the state folder cannot be written.
     """
-    import fcntl  # not on every platform; the lock is the one place that needs it
+    refusal = f"{project.root}: {{holder}} is at work here; wait for it, or use --wait"
+    with hold_file(project, "lock", f"`shipworthy {act}` (process {os.getpid()})", refusal):
+        yield
 
-    path = project.state / "lock"
+
+@contextmanager
+def hold_file(project: Project, name: str, mark: str, refusal: str) -> Iterator[None]:
+    """Hold the file `name` of the project's state, which one process at a time can.
+
+    Args:
+        project: whose state.
+        name: of the file, made if missing.
+        mark: who holds it, for the others.
+        refusal: what they are told, with `{holder}` in it.
+
+    Raises:
+        ConflictError: somebody else holds it.
+        StorageError: the state folder cannot be written.
+    """
+    import fcntl  # not on every platform; the locks are the one place that needs it
+
     try:
         project.state.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(project.state / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageError(
             f"{project.state}: cannot be written ({error.strerror}); make the project folder writable for this user"
@@ -60,9 +78,9 @@ def hold_project(project: Project, act: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-            raise ConflictError(f"{project.root}: {holder} is at work here; wait for it, or use --wait") from None
+            raise ConflictError(refusal.replace("{holder}", holder)) from None
         os.ftruncate(handle, 0)
-        os.write(handle, f"`shipworthy {act}` (process {os.getpid()})\n".encode())
+        os.write(handle, f"{mark}\n".encode())
         yield
     finally:
         os.close(handle)

@@ -1,6 +1,5 @@
 """`shipworthy up`: data plane and control plane on this machine; each in a process of its own, replaced if it ends."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -9,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,10 @@ from rich.markup import escape
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_parts
-from shipworthy.kernel.errors import ConflictError, NotFoundError, UnavailableError
+from shipworthy.kernel.errors import NotFoundError, UnavailableError
 from shipworthy.serving.server import ServerSettings, check_settings
 from shipworthy.workflows.layout import Project
+from shipworthy.workflows.project import hold_file
 from shipworthy.workflows.segments import record_closed_segments
 from shipworthy.workflows.serve import find_target
 from shipworthy.workflows.tokens import grant_token
@@ -68,7 +66,8 @@ def up(root: Path, face: Face, environment: str | None, port: int, control_port:
     """Serve predictions, run the control loop and show the console until stopped (Ctrl-C)."""
     project = Project(root)
     project.require()
-    with _only_one(project):
+    refusal = "`shipworthy up` runs here already ({holder}); stop it first"
+    with hold_file(project, "up.lock", f"process {os.getpid()}", refusal):
         served = environment or _served(project)
         target = find_target(project, served)
         with open_parts(root) as parts:
@@ -87,23 +86,6 @@ def up(root: Path, face: Face, environment: str | None, port: int, control_port:
             record_closed_segments(parts, served)
     face.note("stopped; everything that was acknowledged is on disk, and `shipworthy up` carries on from here")
     return code
-
-
-@contextmanager
-def _only_one(project: Project) -> Iterator[None]:
-    project.state.mkdir(parents=True, exist_ok=True)
-    handle = os.open(project.state / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 100).decode(errors="replace").strip() or "unknown"
-            raise ConflictError(f"`shipworthy up` runs here already (process {holder}); stop it first") from None
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(handle)
 
 
 def _served(project: Project) -> str:
