@@ -168,3 +168,22 @@ def test_too_few_truths_or_no_promise_are_no_finding(contract: Contract):
     assert judge_quality(contract, many, {"loans:2": [VALUE], "loans:1": []}, 0.05) == ()
     wordy = {"gate": "budget.memory", "measured": 5, "limit": 1}, {**VALUE, "limit": None}, {"gate": "performance.f1"}
     assert judge_quality(contract, many, {"loans:1": wordy}, 0.05) == ()
+
+
+@pytest.mark.parametrize(("repaid", "expected"), [(0.5, False), (0.95, True)])
+def test_better_than_the_baseline_is_held_to_the_best_constant_on_the_same_rows(repaid: float, expected: bool):
+    """The test rows' figure says nothing of a month with another share of repaid loans."""
+    contract = build(gates={"performance": {"log_loss": {"better_than": "baseline"}}})
+    promise = {"gate": "performance.log_loss", "outcome": "pass", "measured": 0.4, "limit": 0.45}
+    rng = np.random.default_rng(8)
+    came = rng.random(3_000) < repaid
+    scores = np.where(came, 0.7, 0.3)  # right, and unsure: log loss 0.357 whatever comes
+    found = judge_quality(
+        contract,
+        answered([(float(score), str(int(truth))) for score, truth in zip(scores, came, strict=True)]),
+        {"loans:1": [promise]},
+        0.01,
+    )
+    constant = -sum(share * math.log(share) for share in (came.mean(), 1 - came.mean()))
+    assert bool(constant < 0.357) is expected  # of 95 % repaid loans a constant answer is better
+    assert [finding.aspect for finding in found] == (["log_loss"] if expected else [])
