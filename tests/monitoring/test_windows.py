@@ -49,6 +49,25 @@ def test_event_time_is_the_time_column_on_its_clock_and_else_the_records(
     assert found.frame(noon - 7200, noon).height == 2  # the start is in, the end is not
 
 
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        (7 * 86_400.0, [1_372_636_800.0, 1_373_846_400.0]),  # from the first row's midnight; no row in the second week
+        (86_400.0, [1_372_636_800.0, 1_373_932_800.0]),
+        (3_600.0, [1_372_680_000.0, 1_372_683_600.0, 1_373_932_800.0]),  # from the first row's hour
+    ],
+)
+def test_windows_begin_with_the_first_day_and_only_those_that_hold_a_row_are_named(
+    contract: Contract, record: Make, tmp_path: Path, every: float, expected: list[float]
+):
+    assert journal(contract, tmp_path).starts(every) == []
+    moments = [1_372_681_800.0, 1_372_685_000.0, 1_373_932_800.0]  # 1 July 2013, 12:30 and 13:23; 16 July, 00:00
+    write_segment(tmp_path / "records", "a", [record(time=moment) for moment in reversed(moments)])
+    found = journal(contract, tmp_path)
+    found.refresh()
+    assert found.starts(every) == expected
+
+
 def test_a_truth_counts_from_when_it_was_known_and_the_last_one_received_holds(
     contract: Contract, record: Make, tmp_path: Path
 ):

@@ -21,6 +21,7 @@ from shipworthy.serving.values import find_zone, read_datetime
 
 Unit = Literal["subject", "key", "request"]
 
+DAY_S = 86_400.0
 CHUNK_LINES = 20_000  # made columns at a time: more gains nothing and holds more plain objects at once
 MAX_CHUNKS = 64  # of the table; from there on it is copied into one piece, as each costs every filter
 _PATTERN = "%Y-%m-%dT%H:%M:%S%.f"  # how most callers write a datetime; others are read one by one
@@ -102,10 +103,18 @@ class Journal:
         """How many predictions there are, each id once."""
         return self._table.height
 
-    def first_time(self) -> float | None:
-        """The earliest event time, Unix seconds; None without a record."""
+    def starts(self, every_s: float) -> list[float]:
+        """Where the windows of this length begin that hold a row, ascending, Unix seconds.
+
+        The first begins with the first row's day, or with a whole part of it where windows are shorter.
+        """
         first = self._table["time"].min()
-        return float(first) if isinstance(first, float) else None
+        if not isinstance(first, float):
+            return []
+        whole = min(every_s, DAY_S)
+        base = first // whole * whole
+        held = self._table.select(((pl.col("time") - base) / every_s).floor().cast(pl.Int64).unique().sort())
+        return [base + number * every_s for number in held.to_series().to_list()]
 
     def last_time(self) -> float | None:
         """The latest event time, Unix seconds; None without a record."""

@@ -30,7 +30,6 @@ from shipworthy.workflows.watching import WindowKind, judge_window, read_baselin
 ACTOR = "service:control"
 LOOKS_PER_STEP = 12  # how often a canary is looked at before its step may end at the earliest
 SHORTEST_LOOK_S = 1.0
-DAY_S = 86_400.0
 MOST_ROUNDS = 10_000  # of one step: far more than a year of hourly windows
 
 
@@ -76,7 +75,7 @@ class State:
     look_s: float  # between two looks at a canary
     every_s: float | None  # of the monitor; None: nothing is watched
     known_after_s: float
-    first: float | None  # event time of the first record, Unix seconds
+    starts: Sequence[float] = ()  # of the windows that hold a record, ascending, Unix seconds
     judged_until: Mapping[str, float] = field(default_factory=dict)  # kind of window -> end of the last one
     alerts: Sequence[Mapping[str, Any]] = ()
     channels: Sequence[str] = ()
@@ -90,7 +89,7 @@ def due(state: State, now: float, as_of: float) -> tuple[Action, ...]:
         now: wall clock, Unix seconds.
         as_of: the time of the events that may be judged, Unix seconds.
 
-    >>> due(State(is_live_behind=True, rollout=None, look_s=1, every_s=None, known_after_s=0, first=None), 0, 0)
+    >>> due(State(is_live_behind=True, rollout=None, look_s=1, every_s=None, known_after_s=0), 0, 0)
     (Repair(),)
     """
     actions: list[Action] = [Repair()] if state.is_live_behind else []
@@ -107,13 +106,12 @@ def due(state: State, now: float, as_of: float) -> tuple[Action, ...]:
 
 
 def _windows_due(state: State, window: WindowKind, until: float) -> Iterator[Action]:
-    if state.every_s is None or state.first is None:
+    if state.every_s is None:
         return
-    whole = min(state.every_s, DAY_S)  # the first window begins with the first day, or is a whole part of one
-    start = state.judged_until.get(window, math.floor(state.first / whole) * whole)
-    while start + state.every_s <= until:
-        yield JudgeWindow(window, start, start + state.every_s)
-        start += state.every_s
+    judged = state.judged_until.get(window, -math.inf)
+    for start in state.starts:
+        if judged <= start and start + state.every_s <= until:
+            yield JudgeWindow(window, start, start + state.every_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +148,7 @@ class Control:
             StorageError, IntegrityError: ledger or records cannot be read.
         """
         now = self._parts.now()
-        if as_of is not None:
-            self._set_clock(environment, as_of)
+        self._set_clock(environment, as_of)
         at = as_of if as_of is not None else self._clock(environment, now)
         done: list[Done] = []
         for _ in range(MOST_ROUNDS):
@@ -168,7 +165,7 @@ class Control:
         if not self._is_manual:
             return now
         known = self._parts.ledger.find_latest("clock", environment)
-        return 0.0 if known is None else float(known["as_of"])
+        return 0.0 if known is None or known["as_of"] is None else float(known["as_of"])
 
     def environments(self) -> list[str]:
         """Where something is deployed, by the newest deployments."""
@@ -191,7 +188,7 @@ class Control:
             look_s=self._look_s(rollout),
             every_s=None if contract.monitor is None else contract.monitor.every,
             known_after_s=contract.target.known_after or 0.0,
-            first=journal.first_time(),
+            starts=() if contract.monitor is None else journal.starts(contract.monitor.every),
             judged_until=self._judged_until(environment),
             alerts=[alert for alert in parts.ledger.latest("alert") if alert["environment"] == environment],
             channels=contract.alerts.webhooks,
@@ -233,14 +230,16 @@ class Control:
 
     # --- doing
 
-    def _set_clock(self, environment: str, as_of: float) -> None:
+    def _set_clock(self, environment: str, as_of: float | None) -> None:
+        """Keep the time that was told; that it is the wall's again, once nobody tells one."""
         known = self._parts.ledger.find_latest("clock", environment)
-        if known is not None and as_of < known["as_of"]:
-            raise UsageError(
-                f"{environment} was judged as of {format_time(known['as_of'])} already; {format_time(as_of)} is before"
-            )
-        if known is not None and as_of == known["as_of"]:
+        before = None if known is None else known["as_of"]
+        if as_of == before or (as_of is None and self._is_manual):
             return
+        if as_of is not None and before is not None and as_of < before:
+            raise UsageError(
+                f"{environment} was judged as of {format_time(before)} already; {format_time(as_of)} is before"
+            )
         body = {
             "environment": environment,
             "as_of": as_of,

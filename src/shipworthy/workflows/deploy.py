@@ -183,7 +183,7 @@ def champion_entry(ledger: Ledger, environment: str) -> DeployedRelease | None:
 def clock(parts: Parts, environment: str) -> float:
     """The time by which things are judged: where control's clock was set, that; else now. Unix seconds."""
     body = parts.ledger.find_latest("clock", environment)
-    return parts.now() if body is None else float(body["as_of"])
+    return parts.now() if body is None or body["as_of"] is None else float(body["as_of"])
 
 
 def _entry(bound: Bound, share: float, approved: tuple[str, ...]) -> DeployedRelease:
