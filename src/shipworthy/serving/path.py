@@ -164,12 +164,13 @@ class PredictionPath:
         self._disk.stop(timeout_s)
 
     def _flush(self) -> None:
-        jobs, self._tick = self._tick, []
-        start = 0
-        for end in range(1, len(jobs) + 1):
-            if end == len(jobs) or jobs[end].servable is not jobs[start].servable or end - start == MAX_RUN_ROWS:
-                self._enqueue(_Batch(jobs[start].servable, jobs[start:end]))
-                start = end
+        tick, self._tick = self._tick, []
+        by_release: dict[Servable, list[Job]] = {}  # while traffic is shared, neighbours have different releases
+        for job in tick:
+            by_release.setdefault(job.servable, []).append(job)
+        for servable, jobs in by_release.items():
+            for start in range(0, len(jobs), MAX_RUN_ROWS):
+                self._enqueue(_Batch(servable, jobs[start : start + MAX_RUN_ROWS]))
         self._dispatch()
 
     def _enqueue(self, batch: _Batch) -> None:
