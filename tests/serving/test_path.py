@@ -65,13 +65,14 @@ def make_loans(place: Place, policy: Policy | None = None) -> Servable:
 
 def run_jobs(
     place: Place,
-    servable: Servable,
+    servable: Servable | list[Servable],
     count: int,
     disk: LocalDisk | None = None,
     before: Callable[[], None] = lambda: None,
 ) -> tuple[list[Outcome], Counters]:
-    """Submit `count` jobs in one tick to a fresh path and wait for all."""
+    """Submit `count` jobs in one tick to a fresh path, for each release in turn, and wait for all."""
     counters = Counters()
+    servables = servable if isinstance(servable, list) else [servable]
 
     async def run() -> list[Outcome]:
         loop = asyncio.get_running_loop()
@@ -81,10 +82,11 @@ def run_jobs(
         before()
         assert path.admit(count)
         futures: list[asyncio.Future[Outcome]] = []
-        for _ in range(count):
+        for at in range(count):
             future: asyncio.Future[Outcome] = loop.create_future()
-            sample = servable.decoder.decode(json.dumps(good_request()).encode())
-            path.submit(Job(servable, sample, time.monotonic(), future.set_result))
+            chosen = servables[at % len(servables)]
+            sample = chosen.decoder.decode(json.dumps(good_request()).encode())
+            path.submit(Job(chosen, sample, time.monotonic(), future.set_result))
             futures.append(future)
         outcomes = list(await asyncio.wait_for(asyncio.gather(*futures), 10))
         assert path.open_jobs == 0
@@ -103,6 +105,13 @@ def test_what_came_in_one_tick_is_one_run_of_at_most_256(place: Place) -> None:
     assert servable.runtime.runs[2:] == [MAX_RUN_ROWS, MAX_RUN_ROWS, 88]  # type: ignore[attr-defined]
     assert (counters.records, counters.runs, counters.run_rows) == (600, 3, 600)
     assert len(list(read_records(place.records))) == 600
+
+
+def test_releases_that_share_the_traffic_have_a_run_each_and_not_one_for_each_neighbour(place: Place) -> None:
+    first, second = make_loans(place), make_loans(place)
+    outcomes, counters = run_jobs(place, [first, second, second], 300)
+    assert (counters.records, counters.runs, counters.run_rows) == (300, 2, 300)
+    assert len({outcome.prediction_id for outcome in outcomes if isinstance(outcome, Answer)}) == 300
 
 
 def test_a_disk_too_slow_for_the_deadline_is_a_503_and_not_a_wait(place: Place) -> None:
