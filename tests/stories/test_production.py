@@ -1,5 +1,7 @@
 """A release in production: approved, canaried, judged on live value, promoted or rolled back, watched."""
 
+import contextlib
+import http.client
 import json
 import os
 import random
@@ -83,6 +85,17 @@ def approved(by: Callable[..., Any]) -> Callable[[str], Any]:
         return dict(document)
 
     return approve
+
+
+def call_api(running: "Up", token: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Status and answer of the control plane."""
+    place = urlsplit(running.ready["control"])
+    with contextlib.closing(http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)) as connection:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(body), headers)
+        response = connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+        return response.status, answer
 
 
 class Up:
@@ -292,6 +305,11 @@ def test_a_canary_is_sticky_by_subject_and_takes_its_share(
             context = event.request["context"]
             answer = client.predict(event.request["inputs"], context=context, id=event.request["id"])
             releases.setdefault(context["customer"], set()).add(answer.release)
+        assert call_api(running, lent[2]["clock"], "/api/rollback", {"env": "production", "reason": "x"})[0] == 403
+        status, told = call_api(running, lent[2]["ruth"], "/api/rollback", {"env": "production", "reason": "a doubt"})
+        assert (status, told["release"], told["state"]) == (200, "lending:1", "rolled back")
+        time.sleep(0.3)  # servers notice within 100 ms, then load
+        assert client.health()["releases"] == ["lending:1"]
     assert all(len(met) == 1 for met in releases.values())
     share = sum("lending:2" in met for met in releases.values()) / len(releases)
     assert 0.45 < share < 0.55  # half of 1,000 customers, within three standard errors
