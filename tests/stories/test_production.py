@@ -211,6 +211,9 @@ def test_ship_can_deploy_and_says_what_is_owed_instead_of_failing(by: Callable[.
          "a waiver ends within a year"),
         ("ruth", ("waive", "lending:1", "--gate", "value", "--role", "risk", "--reason", "x", "--expires", "soon"),
          "--expires: expected a duration"),
+        ("clock", ("ship",), "clock (service) may not ship"),
+        ("ruth", ("waive", "lending:1", "--gate", "value", "--role", "platform", "--reason", "x", "--expires", "30d"),
+         "a waiver is signed as business or risk, not as platform"),
         ("maya", ("control", "--as-of", "yesterday"), "'yesterday' is no time"),
     ],
 )  # fmt: skip
@@ -220,6 +223,14 @@ def test_what_may_not_be_is_refused_with_its_reason(
     code, document = by(who, *words)
     assert code in (1, 2)
     assert message in document["error"]["message"]
+
+
+def test_who_ships_with_a_token_is_the_author_and_cannot_approve_it(by: Callable[..., Any], lending: Path):
+    change(lending, *BETTER)
+    assert by("maya", "ship")[1]["release"] == "lending:2"
+    code, document = by("maya", "approve", "lending:2", "--role", "ml-engineer")
+    assert (code, document["error"]["code"]) == (1, "access")
+    assert "maya authored lending:2 and cannot sign for it" in document["error"]["message"]
 
 
 def test_one_person_signs_once(by: Callable[..., Any]):

@@ -16,7 +16,7 @@ from shipworthy.kernel.errors import AccessError, ConflictError, NotFoundError, 
 from shipworthy.ledger.events import Event, format_time
 from shipworthy.ledger.store import Ledger
 from shipworthy.release.publish import CONTRACT, VERDICTS
-from shipworthy.security.access import Principal, authorise
+from shipworthy.security.access import PERMISSIONS, Principal, authorise
 from shipworthy.security.keys import load_public_keys
 from shipworthy.workflows.inspect import release_name
 from shipworthy.workflows.layout import Project
@@ -148,6 +148,8 @@ def waive(
         AccessError, UsageError, ConflictError: as for `approve`; also a gate that passed, no reason, no end.
     """
     rule = authorise(principal, "waive")
+    if role not in PERMISSIONS["waive"]:
+        raise UsageError(f"a waiver is signed as {' or '.join(sorted(PERMISSIONS['waive']))}, not as {role}")
     if not reason.strip():
         raise UsageError("a waiver needs a reason: --reason TEXT")
     if not 0 < for_s <= LONGEST_WAIVER_S:

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face, number, outcome_text
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import ConflictError
+from shipworthy.security.access import authorise
+from shipworthy.workflows.principals import TOKEN_VARIABLE, acting
 from shipworthy.workflows.ship import ShipReport
 from shipworthy.workflows.ship import ship as run_ship
 
@@ -58,7 +61,6 @@ def _deploy(root: Path, report: ShipReport, environment: str | None) -> dict[str
     if environment is None or report.release is None:
         return None
     from shipworthy.workflows.deploy import deploy_or_wait  # rollouts, which shipping alone does not need
-    from shipworthy.workflows.principals import acting
 
     with open_parts(root) as parts:
         return deploy_or_wait(parts, acting(parts, os.environ), report.release, environment)
@@ -68,7 +70,10 @@ def _ship(root: Path, tell: Any, wait: bool) -> ShipReport:
     while True:
         try:
             with open_parts(root) as parts:
-                return run_ship(parts, dict(os.environ), tell)
+                author = acting(parts, os.environ)  # who ships cannot approve, so it must be who it is
+                authorise(author, "ship")
+                seen = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}  # by train.py
+                return run_ship(replace(parts, actor=author.actor), seen, tell)
         except ConflictError:
             if not wait:
                 raise
