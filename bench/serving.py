@@ -1,10 +1,10 @@
 """Serving one row: our server, guards on and each record on disk, against the same server answering a constant.
 
 `python bench/serving.py [--seconds S] [--rounds R]` prints requests/s, p50 and p99 at 1, 16 and 64 connections, CPU,
-memory, and the time from start to first answer; with the extra `bench`, also what an expert writes with FastAPI,
-uvicorn (uvloop, httptools) and ONNX Runtime on the same model, without guards or records. The server has one core
-and the load another, where there are two; `wrk` makes the load where it is installed. Rounds take turns between the
-servers and the median counts: compare ratios within one run.
+memory, the time from start to first answer, and what asking for a token and TLS cost; with the extra `bench`, also
+what an expert writes with FastAPI, uvicorn (uvloop, httptools) and ONNX Runtime on the same model, without guards or
+records. The server has one core and the load another, where there are two; `wrk` makes the load where it is
+installed. Rounds take turns between the servers and the median counts: compare ratios within one run.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import signal
+import ssl
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import msgspec
@@ -31,9 +33,11 @@ import uvloop
 from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
-from shipworthy.bundle.deployment import write_bundle, write_deployment, write_payload
+from shipworthy.bundle.deployment import write_access, write_bundle, write_deployment, write_payload
 from shipworthy.bundle.format import (
     STATEMENT_MEDIA,
+    Access,
+    AccessToken,
     Baselines,
     ColumnBaseline,
     DeployedRelease,
@@ -48,10 +52,13 @@ from shipworthy.bundle.format import (
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.security.keys import SigningKey
 from shipworthy.security.signing import sign_envelope
+from shipworthy.security.tokens import mint_token
+from shipworthy.security.vault import Vault
 from shipworthy.serving.server import ServerSettings
 
 FEATURES = 23
 CONNECTIONS = (1, 16, 64)
+TOKEN, TOKEN_HASH = mint_token(bytes(32))
 CONSTANT = """
 import asyncio, sys, json, uvloop
 from shipworthy.serving.protocol import Connection
@@ -93,6 +100,7 @@ uvicorn.Server(config).run(sockets=[sock])
 WRK = """
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
+wrk.headers["authorization"] = "Bearer %s"
 wrk.body = [==[%s]==]
 function done(summary, latency, requests)
   local errors = summary.errors
@@ -130,7 +138,7 @@ def build_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def deploy(root: Path, model: bytes, durability: str) -> ServerSettings:
+def deploy(root: Path, model: bytes, durability: str, vault: Vault | None = None) -> ServerSettings:
     names = tuple(f"f{i:02d}" for i in range(FEATURES))
     schema = Schema(
         system="bench",
@@ -147,6 +155,7 @@ def deploy(root: Path, model: bytes, durability: str) -> ServerSettings:
         fallback_otherwise="0",
         timeout_s=1.0,
         durability=durability,  # type: ignore[arg-type]
+        encryption="off" if vault is None else "at_rest",
     )
     columns = tuple(ColumnBaseline(name=name, rows=1, missing=0, reference=0.0) for name in names)
     files = {
@@ -178,13 +187,16 @@ def deploy(root: Path, model: bytes, durability: str) -> ServerSettings:
     )
     release = sign_envelope(msgspec.json.encode(statement), STATEMENT_MEDIA, key)
     live = root / "live" / "local"
-    write_bundle(live, release, {path.name: path.read_bytes() for path in (root / "payload").iterdir()})
+    files = {path.name: path.read_bytes() for path in (root / "payload").iterdir()}
+    write_bundle(live, release, files, vault=vault)
     deployed = DeployedRelease(release="bench:1", digest=digest_bytes(release), payload=payload, share=1.0)
     write_deployment(
         live,
         Deployment(system="bench", environment="local", generation=1, salt="s", releases=(deployed,)),
         key,
     )
+    token = AccessToken(name="bench", hash=TOKEN_HASH, scopes=("predict:bench",), expires=2e9)
+    write_access(live, Access(environment="local", generation=1, tokens=(token,)), key)
     return ServerSettings(
         live=str(live), records=str(root / "records" / "local"), keys=str(root / "keys"), port=0, open=True
     )
@@ -221,11 +233,31 @@ class Caller(asyncio.Protocol):
             self.send()
 
 
-async def load(port: int, request: bytes, connections: int, seconds: float) -> list[float]:
+def make_certificate(root: Path) -> tuple[str, str]:
+    """A certificate that vouches for itself, and its key."""
+    cert, key = root / "bench.pem", root / "bench.key"
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "60"]
+    words += ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(words, check=True, capture_output=True)
+    key.chmod(0o600)
+    return str(cert), str(key)
+
+
+def unverified() -> ssl.SSLContext:
+    """TLS of a caller that believes anybody: what is measured is on this machine."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+async def load(port: int, request: bytes, connections: int, seconds: float, tls: bool) -> list[float]:
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
     made = [
-        await loop.create_connection(lambda: Caller(request, latencies), "127.0.0.1", port) for _ in range(connections)
+        await loop.create_connection(
+            lambda: Caller(request, latencies), "127.0.0.1", port, ssl=unverified() if tls else None
+        )
+        for _ in range(connections)
     ]
     await asyncio.sleep(0.3)
     latencies.clear()
@@ -252,15 +284,15 @@ def split_cores() -> tuple[set[int], set[int]] | None:
     return ({first}, set(others)) if others else None
 
 
-def press(port: int, request: bytes, connections: int, seconds: float) -> tuple[float, float, float]:
+def press(port: int, request: bytes, connections: int, seconds: float, tls: bool) -> tuple[float, float, float]:
     """Requests per second, p50 and p99 in seconds."""
     if shutil.which("wrk") is None:
-        taken = sorted(uvloop.run(load(port, request, connections, seconds)))
+        taken = sorted(uvloop.run(load(port, request, connections, seconds, tls)))
         return len(taken) / seconds, taken[len(taken) // 2], taken[int(len(taken) * 0.99)]
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(WRK % request.partition(b"\r\n\r\n")[2].decode())
+        script.write(WRK % (TOKEN, request.partition(b"\r\n\r\n")[2].decode()))
         script.flush()
-        address = f"http://127.0.0.1:{port}/v1/systems/bench/predict"
+        address = f"{'https' if tls else 'http'}://127.0.0.1:{port}/v1/systems/bench/predict"
         words = ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", script.name, address]
         done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=seconds + 30)
     found = json.loads(done.stdout[done.stdout.rindex("{") :])
@@ -276,10 +308,16 @@ def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[in
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        port = int(json.loads(process.stdout.readline())["address"].rpartition(":")[2])
-        connection = http.client.HTTPConnection("127.0.0.1", port)
+        address = json.loads(process.stdout.readline())["address"]
+        port, tls = int(address.rpartition(":")[2]), address.startswith("https")
+        connection = (
+            http.client.HTTPSConnection("127.0.0.1", port, context=unverified())
+            if tls
+            else http.client.HTTPConnection("127.0.0.1", port)
+        )
         body = request.partition(b"\r\n\r\n")[2]
-        connection.request("POST", "/v1/systems/bench/predict", body, {"content-type": "application/json"})
+        headers = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
+        connection.request("POST", "/v1/systems/bench/predict", body, headers)
         assert connection.getresponse().status == 200
         first = time.perf_counter() - started
         connection.close()
@@ -287,7 +325,7 @@ def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[in
         for connections in CONNECTIONS:
             before = cpu_seconds(process.pid)
             began = time.perf_counter()
-            rate, p50, p99 = press(port, request, connections, seconds)
+            rate, p50, p99 = press(port, request, connections, seconds, tls)
             answered = rate * (time.perf_counter() - began)
             cpu = (cpu_seconds(process.pid) - before) / answered
             results[connections] = Result(rate, p50 * 1e3, p99 * 1e3, cpu * 1e6)
@@ -313,16 +351,26 @@ def main() -> None:
     seconds = arguments.seconds
     body = json.dumps({"inputs": {f"f{i:02d}": round(i * 0.37 - 3, 2) for i in range(FEATURES)}}).encode()
     head = "POST /v1/systems/bench/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"authorization: Bearer {TOKEN}\r\n"
     request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
     root = Path(tempfile.mkdtemp(prefix="bench-"))
     model = build_model()
     (root / "model.onnx").write_bytes(model)
     python = sys.executable
+    cert, key = make_certificate(root)
     servers = {"a constant": [python, "-c", CONSTANT]}
-    for durability in ("sync", "async", "off"):
-        settings = deploy(root / durability, model, durability)
+    variants: dict[str, dict[str, Any]] = {
+        "sync": {},
+        "sync, token": {"open": False},
+        "sync, token, TLS": {"open": False, "tls_cert": cert, "tls_key": key},
+        "async": {},
+        "off": {},
+    }
+    for name, changes in variants.items():
+        settings = deploy(root / name, model, name.partition(",")[0])
+        settings = msgspec.structs.replace(settings, **changes)
         command = [python, "-m", "shipworthy.serving.server", "--settings", msgspec.json.encode(settings).decode()]
-        servers[f"shipworthy, records {durability}"] = command
+        servers[f"shipworthy, records {name}"] = command
     if find_spec("fastapi") and find_spec("uvicorn"):
         servers["FastAPI + ONNX Runtime"] = [python, "-c", FASTAPI, str(root / "model.onnx")]
     servers = {name: command for name, command in servers.items() if arguments.only in name}
@@ -342,7 +390,7 @@ def median(results: list[Result]) -> Result:
 
 
 def report(measured: dict[str, list[tuple[dict[int, Result], float, float]]]) -> None:
-    print(f"{'':26}{'req/s at 1 / 16 / 64':>24}{'p50 ms':>24}{'p99 ms':>28}{'CPU us/req':>20}{'first s':>9}{'MB':>6}")
+    print(f"{'':37}{'req/s at 1 / 16 / 64':>24}{'p50 ms':>24}{'p99 ms':>28}{'CPU us/req':>20}{'first s':>9}{'MB':>6}")
     rates = {}
     for name, rounds in measured.items():
         results = {c: median([one[0][c] for one in rounds]) for c in CONNECTIONS}
@@ -354,13 +402,13 @@ def report(measured: dict[str, list[tuple[dict[int, Result], float, float]]]) ->
             " / ".join(f"{results[c].p99_ms:.2f}" for c in CONNECTIONS),
             " / ".join(f"{results[c].cpu_us:.0f}" for c in CONNECTIONS),
         ]
-        print(f"{name:26}{row[0]:>24}{row[1]:>24}{row[2]:>28}{row[3]:>20}{first:>9.2f}{resident:>6.0f}")
+        print(f"{name:37}{row[0]:>24}{row[1]:>24}{row[2]:>28}{row[3]:>20}{first:>9.2f}{resident:>6.0f}")
     ours = rates.get("shipworthy, records sync")
     for name, results in rates.items():
         if ours is not None and results is not ours:
             ratios = " / ".join(f"{ours[c].rate / results[c].rate:.2f}" for c in CONNECTIONS)
             shares = " / ".join(f"{ours[c].cpu_us / results[c].cpu_us:.2f}" for c in CONNECTIONS)
-            print(f"records sync : {name:28} requests/s {ratios:>20}   CPU per request {shares:>20}")
+            print(f"records sync : {name:37} requests/s {ratios:>20}   CPU per request {shares:>20}")
 
 
 if __name__ == "__main__":

@@ -192,6 +192,12 @@ ROWS = (
         10_000,
     ),
     Row(
+        "sealed",
+        "an encrypted object comes back whole or not at all: every flipped bit, cut and chunk moved is found",
+        ("tests/security/test_vault.py",),
+        100,
+    ),
+    Row(
         "gates",
         "a gate on its boundary, or on noise, passes as often as promised",
         ("tests/gates",),

@@ -6,12 +6,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shipworthy.client.client import Client, InvalidRequestError
-from shipworthy.kernel.errors import AccessError, NotFoundError, UnavailableError, UsageError
+from shipworthy.kernel.errors import AccessError, NotFoundError, RefusedError, UnavailableError, UsageError
+from tests.certificates import Authority
 
 ANSWER = {
     "prediction": "1",
@@ -53,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         content = step[1] if isinstance(step[1], bytes) else json.dumps(step[1]).encode()
         self.send_response(step[0])
         self.send_header("content-length", str(len(content)))
+        if step[0] == 429:
+            self.send_header("retry-after", str(step[1]["wait"]))
         self.end_headers()
         self.wfile.write(content)
 
@@ -99,6 +103,22 @@ def test_unavailable_is_tried_again(script: Script) -> None:
         client.predict({})
 
 
+def test_who_sent_too_much_waits_as_it_is_told_unless_that_is_too_long(script: Script) -> None:
+    waited: list[float] = []
+    script.steps = [(429, {"detail": "slowly", "wait": 3}), (200, ANSWER)]
+    address = f"http://127.0.0.1:{script.server_port}"
+    with Client(address, system="loans", sleep=waited.append) as client:
+        assert client.predict({}).prediction == "1"
+    assert waited == [3.0]
+    script.steps = [(429, {"detail": "no more today", "wait": 5000})]
+    with (
+        Client(address, system="loans", sleep=waited.append) as client,
+        pytest.raises(RefusedError, match=r"no more today \(status 429; it may be tried again in 5000 s\)"),
+    ):
+        client.predict({})
+    assert waited == [3.0]
+
+
 def test_a_lost_connection_is_tried_again_only_with_an_id(script: Script) -> None:
     script.steps = [None, (200, ANSWER)]
     with client_of(script) as client:
@@ -117,11 +137,12 @@ def test_a_lost_connection_is_tried_again_only_with_an_id(script: Script) -> Non
         (404, NotFoundError),
         (422, InvalidRequestError),
         (413, InvalidRequestError),
+        (429, RefusedError),
         (500, UnavailableError),
     ],
 )
 def test_refusals_are_typed_and_not_repeated(script: Script, status: int, error: type[Exception]) -> None:
-    script.steps = [(status, {"detail": "no"})]
+    script.steps = [(status, {"detail": "no", "wait": 60})]
     with client_of(script) as client, pytest.raises(error, match="no"):
         client.predict({})
     assert len(script.seen) == 1
@@ -144,6 +165,21 @@ def test_nobody_listening_is_unavailable() -> None:
 def test_an_address_must_be_of_http() -> None:
     with pytest.raises(UsageError, match="is not an address"):
         Client("file:///etc/passwd", system="loans")
+
+
+def test_certificates_are_files_of_an_https_address(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair, junk = authority.issue("caller"), tmp_path / "junk"
+    junk.write_text("no certificate")
+    with pytest.raises(UsageError, match=r"certificates are for an https address; 'http://a' is not one"):
+        Client("http://a", system="loans", ca=authority.cert)
+    with pytest.raises(NotFoundError, match=r"nowhere: not all of these files are there"):
+        Client("https://a", system="loans", ca=tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"junk: cannot be used \(.*\); give PEM files"):
+        Client("https://a", system="loans", ca=junk)
+    with pytest.raises(UsageError, match=r"give PEM files, and a key of its certificate"):
+        Client("https://a", system="loans", client_cert=(pair.cert, authority.issue("other").key))
+    Client("https://a", system="loans", ca=authority.cert, client_cert=(pair.cert, pair.key)).close()
 
 
 def test_the_client_imports_only_the_kernel() -> None:

@@ -44,13 +44,16 @@ def test_a_token_is_shown_once_and_acts_as_its_principal(run: Run):
     assert (code, made["name"], made["roles"]) == (0, "ruth", ["risk"])
     code, out, _ = run("user", "list", "--json")
     assert json.loads(out) == {
-        "principals": [{"name": "pia", "roles": ["platform", "security"]}, {"name": "ruth", "roles": ["risk"]}]
+        "principals": [
+            {"name": "pia", "roles": ["platform", "security"], "systems": ["*"]},
+            {"name": "ruth", "roles": ["risk"], "systems": ["*"]},
+        ]
     }
     assert token not in out
     code, _, err = run("user", "add", "eve", "--role", "risk", token=made["token"])
-    assert (code, "ruth (risk) may not manage users" in err) == (1, True)
+    assert (code, "ruth (risk) may not do `user add`: manage users needs security" in err) == (1, True)
     code, _, err = run("user", "add", "pia", "--role", "risk", token=token)
-    assert (code, "pia cannot grant roles to itself" in err) == (1, True)
+    assert (code, "nobody grants themselves" in err) == (1, True)
 
 
 def test_bad_input_is_refused_in_words(run: Run):

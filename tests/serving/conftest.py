@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -213,12 +214,18 @@ class Place:
         )
         write_deployment(self.live, deployment, self.key)
 
-    def mint(self, scopes: tuple[str, ...] = (f"predict:{SYSTEM}",), expires: float | None = None) -> str:
+    def mint(
+        self, scopes: tuple[str, ...] = (f"predict:{SYSTEM}",), expires: float | None = None, **limits: Any
+    ) -> str:
+        """A token that is then the only one."""
         token, stored = mint_token(os.urandom(32))
-        entry = AccessToken(name="test", hash=stored, scopes=scopes, expires=expires)
-        self.generation += 1
-        write_access(self.live, Access(environment="local", generation=self.generation, tokens=(entry,)), self.key)
+        self.allow(AccessToken(name="test", hash=stored, scopes=scopes, expires=expires, **limits))
         return token
+
+    def allow(self, *tokens: AccessToken) -> None:
+        """Replace the access file."""
+        self.generation += 1
+        write_access(self.live, Access(environment="local", generation=self.generation, tokens=tokens), self.key)
 
 
 @dataclass
@@ -229,11 +236,17 @@ class Running:
     host: str
     port: int
     stderr: Path
+    tls: ssl.SSLContext | None = None  # a caller's
+
+    def connect(self, timeout_s: float = 20) -> http.client.HTTPConnection:
+        if self.tls is None:
+            return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=timeout_s, context=self.tls)
 
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any, dict[str, str]]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        connection = self.connect()
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         try:
             connection.request(method, path, content, headers or {})
@@ -268,8 +281,7 @@ def start_server(settings: ServerSettings, stderr: Path, script: Path | None = N
         process.wait(10)
         process.stdout.close()
         raise RuntimeError(f"the server ended with {process.returncode}: {stderr.read_text()}")
-    address = json.loads(line)["address"].removeprefix("http://")
-    host, _, port = address.rpartition(":")
+    host, _, port = json.loads(line)["address"].partition("://")[2].rpartition(":")
     return Running(process, host, int(port), stderr)
 
 

@@ -176,7 +176,7 @@ def test_a_server_without_a_place_for_outcomes_says_so(server: Running, tmp_path
 
 def test_a_token_for_outcomes_tells_and_does_not_predict(place: Place, start: Callable[..., Running]):
     place.deploy(place.publish(1))
-    token = place.mint(scopes=(f"outcomes:{SYSTEM}",))
+    token = place.mint(scopes=(f"tell:{SYSTEM}",))
     directory = place.root / "outcomes" / "local"
     running = start(open=False, outcomes=str(directory))
     header = {"authorization": f"Bearer {token}"}
@@ -187,7 +187,7 @@ def test_a_token_for_outcomes_tells_and_does_not_predict(place: Place, start: Ca
     assert (status, problem["detail"]) == (403, "This caller's token has no scope for predict here.")
     assert running.call("POST", PATH, body)[0] == 401
     assert running.call("POST", PATH, body, {"authorization": "Bearer nonsense"})[0] == 401
-    for scopes, status in [(("outcomes:other",), 403), ((f"predict:{SYSTEM}",), 200)]:
+    for scopes, status in [(("tell:other",), 403), ((f"predict:{SYSTEM}",), 403), ((f"outcomes:{SYSTEM}",), 403)]:
         other = {"authorization": f"Bearer {place.mint(scopes=scopes)}"}
         time.sleep(0.3)
         assert running.call("POST", PATH, body, other)[0] == status

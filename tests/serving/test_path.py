@@ -168,7 +168,8 @@ def test_metrics_have_a_bounded_form() -> None:
     counters.observe(0.003)
     counters.observe(99)
     counters.responses[200] += 2
-    text = render_metrics(counters, "loans:1", 3, is_ready=True).decode()
+    refusals = {"rate": 4}
+    text = render_metrics(counters, "loans:1", 3, True, refusals=refusals, certificate_expires=1_800_000_000.0).decode()
     assert 'shipworthy_latency_seconds_bucket{le="0.0025"} 0' in text
     assert 'shipworthy_latency_seconds_bucket{le="0.005"} 1' in text
     assert 'shipworthy_latency_seconds_bucket{le="+Inf"} 2' in text

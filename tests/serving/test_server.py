@@ -252,7 +252,8 @@ def test_only_a_valid_token_may_predict(place: Place, start: Callable[..., Runni
 
 def test_an_open_server_answers_no_web_page(server: Running) -> None:
     assert server.predict(good_request(), {"origin": "https://evil.example"})[0] == 403
-    assert server.predict(good_request(), {"host": "evil.example"})[0] == 403
+    assert server.predict(good_request(), {"origin": "null"})[0] == 403
+    assert server.predict(good_request(), {"host": "evil.example"})[0] == 421
     assert server.predict(good_request(), {"host": "localhost:8080"})[0] == 200
 
 

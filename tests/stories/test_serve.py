@@ -5,11 +5,21 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.certificates import Authority
+from tests.stories.conftest import Done
 
 
 def test_the_curl_line_that_serve_prints_works_as_it_stands(project: Path, home: dict[str, str]):
@@ -41,3 +51,65 @@ def as_curl(words: list[str]) -> tuple[int, dict[str, object]]:
     found = response.status, json.loads(response.read())
     connection.close()
     return found
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
+def test_over_tls_the_printed_line_works_in_curl_and_the_start_is_on_record(
+    project: Path, home: dict[str, str], tmp_path: Path
+):
+    pair = Authority(tmp_path).issue("server")
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "shipworthy", "serve", "--project", str(project), "--port", "0"]
+    argv += ["--tls-cert", str(pair.cert), "--tls-key", str(pair.key), "--allowed-host", "models.example.com"]
+    server = subprocess.Popen(argv, env=home, stdout=theirs, stderr=subprocess.DEVNULL)
+    os.close(theirs)
+    try:
+        said = b""
+        while b"eight hours" not in said:
+            said += os.read(ours, 4096)
+        line = next(line for line in said.decode().splitlines() if line.startswith("curl"))
+        done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=20, check=True)
+        assert json.loads(done.stdout)["source"] == "model"
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) == 0
+        os.close(ours)
+    allowed, started = (events(project, verb)[-1] for verb in ("access.allowed", "plane.started"))
+    assert (allowed["body"]["verb"], started["rule"]) == ("serve", allowed["rule"])
+    assert started["object"] == "plane:local/data"
+    assert started["body"].pop("address").startswith("https://127.0.0.1:")
+    assert started["body"] == {
+        "plane": "data", "environment": "local", "tls": "tls 1.2+", "access": "token", "upstream": False,
+    }  # fmt: skip
+
+
+def test_who_may_not_operate_may_not_serve(shipworthy: Callable[..., Done], project: Path, home: dict[str, str]):
+    token = shipworthy("user", "add", "ada", "--role", "auditor", "--json", "--project", project).document["token"]
+    home["SHIPWORTHY_TOKEN"] = token
+    done = shipworthy("serve", "--port", "0", "--project", project)
+    assert done.code == 1
+    assert "ada (auditor) may not do `serve`: operate needs" in done.err
+    assert events(project, "access.denied")[-1]["body"]["verb"] == "serve"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve", "--host", "0.0.0.0"], "0.0.0.0 is not loopback: give --tls-cert and --tls-key"),  # noqa: S104
+        (["serve", "--tls-cert", "a.pem", "--tls-key", "a.key"], "a.pem: there is no such file; --tls-cert names it"),
+        (["up", "--allowed-host", "https://a"], "--allowed-host 'https://a' is no name"),
+    ],
+)
+def test_nothing_is_served_in_the_open(
+    shipworthy: Callable[..., Done], shipped: tuple[Path, Path], words: list[str], said: str
+):
+    done = shipworthy(*words, "--project", shipped[0])
+    assert done.code in (1, 2)
+    assert said in done.err
+
+
+def events(project: Path, verb: str) -> list[Any]:
+    """The entries of `verb` in the project's ledger."""
+    with closing(sqlite3.connect(project / ".shipworthy" / "ledger.db")) as database:
+        found = database.execute("select entry from events where verb = ? order by seq", (verb,)).fetchall()
+    return [json.loads(entry) for (entry,) in found]

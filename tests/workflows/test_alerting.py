@@ -31,7 +31,7 @@ def test_the_alert_keeps_what_it_said_and_gains_who_looks_after_it(parts: Parts)
 
 def test_nobody_acknowledges_without_a_role_that_may(parts: Parts):
     for role in ("risk", "business", "auditor", "service"):
-        with pytest.raises(AccessError, match="may not acknowledge"):
+        with pytest.raises(AccessError, match="may not do `alerts acknowledge`"):
             acknowledge(parts, Principal("x", frozenset({role})), CRITICAL_ALERT)
     assert not list(parts.ledger.events(verb="alert.acknowledged"))
 

@@ -148,7 +148,7 @@ def test_a_file_that_only_repeated_another_takes_nothing_back_when_it_is_told_ag
 def test_what_was_told_is_an_event_with_counts_digest_and_the_rule_that_allowed_it(parts: Parts):
     told = tell(parts, "a.csv", "id,value\nloan-1,1\nnobody,1\n")
     (entry,) = parts.ledger.events(verb="outcomes.told", object="outcomes:local")
-    assert (entry.actor, entry.rule) == ("user:ann", "ml-engineer may outcomes")
+    assert (entry.actor, entry.rule) == ("user:ann", "ml-engineer may tell outcomes")
     assert {name: entry.body[name] for name in ("file", "digest", "accepted", "unknown", "rows")} == {
         "file": "a.csv", "digest": told.digest, "accepted": 1, "unknown": 1, "rows": 2,
     }  # fmt: skip
@@ -279,13 +279,13 @@ def test_a_file_with_other_columns_is_refused_naming_those_it_has(
 
 
 def test_who_may_not_tell_outcomes_is_refused(parts: Parts):
-    with pytest.raises(AccessError, match=r"ruth \(risk\) may not outcomes; that needs one of: data-scientist"):
+    with pytest.raises(AccessError, match=r"ruth \(risk\) may not do `outcomes`: tell outcomes needs data-scientist"):
         tell_outcomes(parts, Principal("ruth", frozenset({"risk"})), "local", Path("a.csv"), Columns(), quiet)
 
 
 def test_an_environment_that_is_not_there_or_never_predicted_is_refused(parts: Parts):
     with pytest.raises(UsageError, match="there is no environment 'produktion'; the contract has local"):
-        tell_outcomes(parts, ANN, "produktion", Path("a.csv"), Columns(), quiet)
+        tell_outcomes(parts, Principal("sim", frozenset({"service"})), "produktion", Path("a.csv"), Columns(), quiet)
     for segment in list_segments(parts.project.records("local")):
         segment.unlink()
     with pytest.raises(

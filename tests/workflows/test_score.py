@@ -272,7 +272,7 @@ def test_what_was_scored_is_in_the_ledger_with_the_digests_of_both_files(
     source = write_table(tmp_path / "loans.csv", draw_rows(rows=50))
     report = run(parts, source, tmp_path / "answers.csv")
     (entry,) = parts.ledger.events(verb="scored.file")
-    assert (entry.object, entry.actor, entry.rule) == ("score:local", "user:ann", "ml-engineer may score")
+    assert (entry.object, entry.actor, entry.rule) == ("score:local", "user:ann", "ml-engineer may predict")
     assert entry.body["releases"] == {f"{SYSTEM}:1": report.answered}
     for name, path in (("input", source), ("output", tmp_path / "answers.csv")):
         digest = subprocess.run(["sha256sum", path], check=True, capture_output=True, text=True).stdout.split()[0]
@@ -302,7 +302,7 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_answered(
     with pytest.raises(NotFoundError, match="nothing is deployed in local; run `shipworthy ship` first"):
         run(parts, source, tmp_path / "answers.csv")
     deploy(place)
-    with pytest.raises(AccessError, match=r"max \(auditor\) may not score"):
+    with pytest.raises(AccessError, match=r"max \(auditor\) may not do `score`"):
         run(parts, source, tmp_path / "answers.csv", Principal("max", frozenset({"auditor"})))
     scored = write_table(tmp_path / "scored.csv", [{**row, "decision": "x"} for row in draw_rows(rows=5)])
     with pytest.raises(UsageError, match=r"scored.csv: has a column decision, as the answers have; rename it"):

@@ -89,7 +89,7 @@ def address(place: Place) -> Iterator[str]:
 
 
 def test_the_example_of_every_kind_is_answered_by_the_model(place: Place, address: str) -> None:
-    project = SimpleNamespace(live=lambda _: place.live, public_keys=place.keys)
+    project = SimpleNamespace(live=lambda _: place.live, public_keys=place.keys, vault=None)
     target = find_target(project, "local")
     connection = http.client.HTTPConnection(address, timeout=20)
     connection.request("POST", target.path, json.dumps(target.example), {"content-type": "application/json"})

@@ -13,11 +13,11 @@ from shipworthy.bundle.format import (
     Subject,
 )
 from shipworthy.kernel.errors import IntegrityError
-from shipworthy.security.keys import PublicKey, SigningKey
+from shipworthy.security.keys import PublicKey, Signer
 from shipworthy.security.signing import open_envelope, sign_envelope
 
 
-def sign_attestation(predicate: AttestationPredicate, release_digest: str, key: SigningKey) -> bytes:
+def sign_attestation(predicate: AttestationPredicate, release_digest: str, key: Signer) -> bytes:
     """The signed statement that `predicate` holds of the release with that digest."""
     subject = Subject(name=predicate.release, digest={"sha256": release_digest.removeprefix("sha256:")})
     statement = AttestationStatement(subject=(subject,), predicate=predicate)

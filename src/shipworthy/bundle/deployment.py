@@ -24,11 +24,12 @@ from shipworthy.bundle.format import (
     Manifest,
     Task,
 )
-from shipworthy.bundle.verify import MANIFEST, MAX_DOCUMENT_BYTES, PAYLOAD, RELEASE, decode_document
+from shipworthy.bundle.verify import MANIFEST, MAX_DOCUMENT_BYTES, PAYLOAD, RELEASE, decode_document, payload_context
 from shipworthy.kernel.digest import digest_bytes
-from shipworthy.kernel.errors import IntegrityError, NotFoundError, StorageError
-from shipworthy.security.keys import PublicKey, SigningKey
+from shipworthy.kernel.errors import AccessError, IntegrityError, NotFoundError, StorageError
+from shipworthy.security.keys import PublicKey, Signer
 from shipworthy.security.signing import open_envelope, sign_envelope
+from shipworthy.security.vault import Vault
 
 DEPLOYMENT = "deployment"
 ACCESS = "access"
@@ -69,6 +70,7 @@ def write_bundle(
     payload: Mapping[str, bytes],
     companions: Mapping[str, bytes] | None = None,
     *,
+    vault: Vault | None = None,
     disk: Disk = LOCAL_DISK,
 ) -> Path:
     """Put a bundle below `live/ENV`, durable before it returns; one that is there already is left as it is.
@@ -78,9 +80,11 @@ def write_bundle(
         release: the signed statement, content of `release.json`.
         payload: files of the payload with its `manifest.json`.
         companions: further files that the statement binds, such as the card.
+        vault: seals the payload's files, which then lie encrypted; None: they are written as they are given.
         disk: where to write.
 
     Raises:
+        AccessError: there is no key to seal with.
         StorageError: the disk refused.
     """
     target = bundle_path(live, digest_bytes(release))
@@ -92,18 +96,20 @@ def write_bundle(
         if target.is_dir():
             return target
         try:
-            _write_tree(disk, draft / PAYLOAD, payload)
+            _write_tree(disk, draft / PAYLOAD, payload if vault is None else _sealed(payload, vault))
             _write_tree(disk, draft, {RELEASE: release, **(companions or {})})
             disk.rename(draft, target)
-        except OSError:
+        except OSError as error:
             disk.remove(draft)
+            if isinstance(error, AccessError):
+                raise
             if not target.is_dir():  # another writer was as fast with the same bytes
                 raise
         disk.sync_directory(target.parent)
     return target
 
 
-def write_deployment(live: Path, deployment: Deployment, key: SigningKey, *, disk: Disk = LOCAL_DISK) -> None:
+def write_deployment(live: Path, deployment: Deployment, key: Signer, *, disk: Disk = LOCAL_DISK) -> None:
     """Sign `deployment` and replace `live/ENV/deployment` atomically; durable before it returns.
 
     The bundles that it names must lie there already.
@@ -134,7 +140,7 @@ def read_deployment(live: Path, keys: Mapping[str, PublicKey]) -> Deployment:
     return deployment
 
 
-def write_access(live: Path, access: Access, key: SigningKey) -> None:
+def write_access(live: Path, access: Access, key: Signer) -> None:
     """Sign `access` and replace `live/ENV/access` atomically; durable before it returns."""
     replace_file(live / ACCESS, sign_envelope(msgspec.json.encode(access), ACCESS_MEDIA, key))
 
@@ -191,6 +197,14 @@ def _check_shares(deployment: Deployment, place: Path) -> None:
         raise IntegrityError(f"{place}: the shares of traffic sum to {total}; they must be 0 to 1 and sum to 1.")
 
 
+def _sealed(payload: Mapping[str, bytes], vault: Vault) -> dict[str, bytes]:
+    """All but the manifest, which holds digests and sizes."""
+    return {
+        name: content if name == MANIFEST else vault.seal(content, payload_context(name))
+        for name, content in payload.items()
+    }
+
+
 def _write_tree(disk: Disk, directory: Path, files: Mapping[str, bytes]) -> None:
     made = disk.make_directory(directory)
     for name, content in files.items():
@@ -205,4 +219,6 @@ def _as_storage_error(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, AccessError):
+            raise
         raise StorageError(f"{place} cannot be written: {error.strerror}; free space or mend its rights.") from None

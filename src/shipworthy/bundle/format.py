@@ -136,6 +136,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reasons: int = 0  # how many reasons an answer may carry
     durability: Literal["sync", "async", "off"] = "sync"
     when_full: Literal["refuse", "spool", "drop"] = "refuse"
+    encryption: Literal["off", "at_rest"] = "off"  # of records and outcomes on the server's disk
     workers: int = 1
 
 
@@ -261,8 +262,11 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     name: str
     hash: str  # hexadecimal SHA-256 of the token
-    scopes: tuple[str, ...]  # `predict:SYSTEM`
+    scopes: tuple[str, ...]  # `predict:SYSTEM`, `tell:SYSTEM`: what the table of permissions leaves of the token's
     expires: float | None  # Unix seconds
+    principal: str = ""  # whom it stands for
+    per_second: float | None = None  # rate limit: requests in a second, on the average
+    per_day: int | None = None  # quota: rows in a day, UTC
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,9 +26,10 @@ from shipworthy.bundle.format import (
     Schema,
 )
 from shipworthy.kernel.digest import digest_bytes
-from shipworthy.kernel.errors import IntegrityError
+from shipworthy.kernel.errors import AccessError, IntegrityError
 from shipworthy.security.keys import PublicKey
 from shipworthy.security.signing import open_envelope
+from shipworthy.security.vault import Vault, is_sealed
 
 MANIFEST = "manifest.json"
 RELEASE = "release.json"
@@ -65,21 +66,25 @@ class VerifiedBundle:
         return f"{self.statement.predicate.system}:{self.statement.predicate.version}"
 
 
-def verify_payload(directory: Path, digest: str | None = None) -> VerifiedPayload:
+def verify_payload(directory: Path, digest: str | None = None, vault: Vault | None = None) -> VerifiedPayload:
     """Read the payload in `directory`; every file is the manifest's, and there is no other.
 
     Args:
         directory: holds `manifest.json` and the files that it names.
         digest: what the manifest's digest must be; None only where the payload is not yet part of a release.
+        vault: opens files that are sealed; the manifest is always of what they hold.
 
     Raises:
+        AccessError: a file is sealed, and its key is not here.
         IntegrityError: a file is missing, extra, changed, swapped or not a plain file; names it.
     """
     with _open_directory(directory) as handle:
-        return _verify_payload(handle, directory, digest)
+        return _verify_payload(handle, directory, digest, vault)
 
 
-def verify_bundle(directory: Path, keys: Mapping[str, PublicKey], digest: str | None = None) -> VerifiedBundle:
+def verify_bundle(
+    directory: Path, keys: Mapping[str, PublicKey], digest: str | None = None, vault: Vault | None = None
+) -> VerifiedBundle:
     """Read the bundle in `directory`: statement signed by one of `keys`, payload as the statement says.
 
     Beside `release.json` and `payload/` only such files may lie there as the statement binds by digest: the
@@ -89,8 +94,10 @@ def verify_bundle(directory: Path, keys: Mapping[str, PublicKey], digest: str | 
         directory: the bundle.
         keys: whom to believe, by keyid.
         digest: what the digest of `release.json` must be, if known.
+        vault: opens files that are sealed.
 
     Raises:
+        AccessError: a file is sealed, and its key is not here.
         IntegrityError: anything does not hold; names the file.
     """
     with _open_directory(directory) as handle:
@@ -100,7 +107,7 @@ def verify_bundle(directory: Path, keys: Mapping[str, PublicKey], digest: str | 
             raise IntegrityError(f"{directory / RELEASE} has digest {found}; {digest} was expected.")
         statement = _open_statement(envelope, directory, keys)
         with _open_directory(directory / PAYLOAD, PAYLOAD, handle) as inner:
-            payload = _verify_payload(inner, directory / PAYLOAD, statement.predicate.payload)
+            payload = _verify_payload(inner, directory / PAYLOAD, statement.predicate.payload, vault)
         _check_companions(handle, directory, statement)
     system = statement.predicate.system
     if payload.manifest.system != system:
@@ -120,6 +127,25 @@ def decode_document(content: bytes, kind: type[_Document], place: Path) -> _Docu
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise IntegrityError(f"{place} is not a valid {kind.__name__}: {error}.") from None
+
+
+def open_payload_file(content: bytes, place: Path, vault: Vault | None) -> bytes:
+    """The plain content of a payload's file, which may be sealed; not yet compared with the manifest.
+
+    Raises:
+        AccessError: it is sealed, and its key is not here.
+        IntegrityError: it is sealed, and was changed or cut.
+    """
+    if not is_sealed(content):
+        return content
+    if vault is None:
+        raise AccessError(f"{place} is encrypted, and this process was given no key for it.")
+    return vault.open(content, payload_context(place.name), place)
+
+
+def payload_context(name: str) -> str:
+    """What a payload's file is sealed as."""
+    return f"payload/{name}"
 
 
 def _open_statement(envelope: bytes, directory: Path, keys: Mapping[str, PublicKey]) -> ReleaseStatement:
@@ -145,7 +171,7 @@ def _check_companions(handle: int, directory: Path, statement: ReleaseStatement)
             raise IntegrityError(f"{directory / name} is not part of the release; remove it or restore the bundle.")
 
 
-def _verify_payload(handle: int, directory: Path, digest: str | None) -> VerifiedPayload:
+def _verify_payload(handle: int, directory: Path, digest: str | None, vault: Vault | None) -> VerifiedPayload:
     listing = _read_file(handle, MANIFEST, directory, MAX_DOCUMENT_BYTES)
     found = digest_bytes(listing)
     if digest is not None and found != digest:
@@ -157,7 +183,7 @@ def _verify_payload(handle: int, directory: Path, digest: str | None) -> Verifie
     extra = sorted(set(os.listdir(handle)) - {MANIFEST, *PAYLOAD_FILES})
     if extra:
         raise IntegrityError(f"{directory / extra[0]} is not in the manifest; remove it or restore the payload.")
-    contents = {name: _read_entry(handle, name, directory, manifest) for name in PAYLOAD_FILES}
+    contents = {name: _read_entry(handle, name, directory, manifest, vault) for name in PAYLOAD_FILES}
     return VerifiedPayload(
         digest=found,
         manifest=manifest,
@@ -168,9 +194,10 @@ def _verify_payload(handle: int, directory: Path, digest: str | None) -> Verifie
     )
 
 
-def _read_entry(handle: int, name: str, directory: Path, manifest: Manifest) -> bytes:
+def _read_entry(handle: int, name: str, directory: Path, manifest: Manifest, vault: Vault | None) -> bytes:
     entry = manifest.files[name]
-    content = _read_file(handle, name, directory, MAX_MODEL_BYTES if name.endswith(".onnx") else MAX_DOCUMENT_BYTES)
+    limit = MAX_MODEL_BYTES if name.endswith(".onnx") else MAX_DOCUMENT_BYTES
+    content = open_payload_file(_read_file(handle, name, directory, limit + limit // 1000), directory / name, vault)
     if len(content) != entry.size_bytes:
         raise IntegrityError(f"{directory / name} has {len(content)} bytes; the manifest says {entry.size_bytes}.")
     if (found := digest_bytes(content)) != entry.digest:

@@ -7,15 +7,24 @@
 
 import http.client
 import json
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
-from shipworthy.kernel.errors import AccessError, NotFoundError, RequestError, UnavailableError, UsageError
+from shipworthy.kernel.errors import (
+    AccessError,
+    NotFoundError,
+    RefusedError,
+    RequestError,
+    UnavailableError,
+    UsageError,
+)
 
-RETRY_STATUS = 503  # the server says that it did not answer; nothing else is safe to send again
+RETRY_STATUS = (429, 503)  # the server says that it did not answer; nothing else is safe to send again
 _REFUSALS = {401: AccessError, 403: AccessError, 404: NotFoundError}
 
 
@@ -79,12 +88,16 @@ class Client:
         system: the system's name.
         token: sent as bearer token, if given.
         timeout_s: for one attempt.
-        retries: how often to try again when that is safe: the connection was refused, the server answered 503, or the
-            request carries an `id`, under which a repetition counts once.
+        retries: how often to try again when that is safe: the connection was refused, the server answered 503 or 429
+            (and asked for a wait of at most `timeout_s`), or the request carries an `id`, under which a repetition
+            counts once.
         sleep: waits between attempts.
+        ca: PEM file of the authorities to believe, of an https address; None: those of this machine.
+        client_cert: PEM files of a certificate and its key, where the server asks for them.
 
     Raises:
-        UsageError: the address is not one of HTTP.
+        UsageError: the address is not one of HTTP, or a certificate is not right.
+        NotFoundError: there is no such certificate.
     """
 
     def __init__(
@@ -96,12 +109,16 @@ class Client:
         timeout_s: float = 10.0,
         retries: int = 2,
         sleep: Callable[[float], None] = time.sleep,
+        ca: Path | None = None,
+        client_cert: tuple[Path, Path] | None = None,
     ) -> None:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise UsageError(f"{address!r} is not an address such as https://models.example.com.")
         self.system = system
-        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        if parts.scheme == "http" and (ca is not None or client_cert is not None):
+            raise UsageError(f"certificates are for an https address; {address!r} is not one.")
+        self._tls = _tls_context(ca, client_cert) if parts.scheme == "https" else None
         self._host, self._port = parts.hostname, parts.port
         self._timeout_s = timeout_s
         self._retries = retries
@@ -189,7 +206,7 @@ class Client:
             OSError, http.client.HTTPException: no answer; nothing is tried again.
         """
         try:
-            _, answer = self._exchange("GET", f"{self._root}/v2/health/ready", None)
+            _, answer, _ = self._exchange("GET", f"{self._root}/v2/health/ready", None)
         except (OSError, http.client.HTTPException):
             self.close()
             raise
@@ -197,10 +214,17 @@ class Client:
 
     def _call(self, act: str, document: Any, *, is_repeatable: bool) -> Any:
         body = json.dumps(document, allow_nan=False).encode()
+        wait_s = 0.0
         for attempt in range(self._retries + 1):
             is_last = attempt == self._retries
             try:
-                status, answer = self._exchange("POST", f"{self._base}/{act}", body)
+                status, answer, wait_s = self._exchange("POST", f"{self._base}/{act}", body)
+            except ssl.SSLCertVerificationError as error:
+                self.close()
+                raise UnavailableError(
+                    f"{self._host} cannot prove who it is: {error.verify_message}; give `ca`, the file of the "
+                    "authority that vouches for it."
+                ) from None
             except ConnectionRefusedError as error:
                 self.close()
                 if is_last:
@@ -212,23 +236,46 @@ class Client:
             else:
                 if status == 200:
                     return answer
-                if status != RETRY_STATUS or is_last:
-                    raise _refusal(status, answer)
-            self._sleep(0.1 * 2**attempt)
+                if status not in RETRY_STATUS or is_last or wait_s > self._timeout_s:
+                    raise _refusal(status, answer, wait_s)
+            self._sleep(max(wait_s, 0.1 * 2**attempt))
+            wait_s = 0.0
         raise UnavailableError(f"{self._host} was not called: retries is {self._retries}; it must be 0 or more.")
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, Any, float]:
+        """Status, document, and the seconds that a caller has to wait who sent too much."""
         if self._connection is None:
-            self._connection = self._kind(self._host, self._port, timeout=self._timeout_s)
+            self._connection = self._connect()
         self._connection.request(method, path, body, self._headers)
         response = self._connection.getresponse()
         content = response.read()
         if response.will_close:
             self.close()
+        asked = response.getheader("retry-after") or ""
+        wait_s = float(asked) if response.status == 429 and asked.isdecimal() else 0.0
         try:
-            return response.status, json.loads(content)
+            return response.status, json.loads(content), wait_s
         except ValueError:
-            return response.status, {"detail": f"the answer is not JSON (status {response.status})"}
+            return response.status, {"detail": f"the answer is not JSON (status {response.status})"}, wait_s
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
+
+
+def _tls_context(ca: Path | None, client_cert: tuple[Path, Path] | None) -> ssl.SSLContext:
+    names = ", ".join(str(path) for path in (ca, *(client_cert or ())) if path is not None)
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if client_cert is not None:
+            context.load_cert_chain(*client_cert)
+    except FileNotFoundError:
+        raise NotFoundError(f"{names}: not all of these files are there.") from None
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(f"{names}: cannot be used ({error}); give PEM files, and a key of its certificate.") from None
+    return context
 
 
 def _request(
@@ -265,10 +312,12 @@ def _got(field: FieldProblem) -> str:
     return "" if field.got is None else f", got {field.got}"
 
 
-def _refusal(status: int, problem: Any) -> Exception:
+def _refusal(status: int, problem: Any, wait_s: float) -> Exception:
     detail = problem.get("detail", "") if isinstance(problem, dict) else ""
     if status in _REFUSALS:
         return _REFUSALS[status](f"{detail} (status {status})")
+    if status == 429:
+        return RefusedError(f"{detail} (status 429; it may be tried again in {wait_s:g} s)")
     if 400 <= status < 500:
         return _invalid(problem if isinstance(problem, dict) else {})
     return UnavailableError(f"The server cannot answer: {detail} (status {status})")

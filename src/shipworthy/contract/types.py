@@ -562,6 +562,9 @@ class Contract(Section):
     cost: Cost = Field(Cost(), description="prices")
     serving: Serving = Field(Serving(), description="how the server answers")
     records: Records = Field(Records(), description="how predictions are kept")
+    encryption: Literal["off", "at_rest"] = Field(
+        "off", description="whether rows, models, records and outcomes are encrypted where Shipworthy keeps them"
+    )
     environments: Annotated[dict[SystemName, Environment], AfterValidator(_with_local)] = Field(
         {"local": Environment()}, description="name to where releases run; `local` is always there and owes no approval"
     )

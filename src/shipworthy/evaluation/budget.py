@@ -6,10 +6,12 @@ away; it validates, decides and records as it does in production. Load and serve
 
 import json
 import math
+import os
 import secrets
 import select
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,8 +42,11 @@ from shipworthy.evaluation.processes import usage
 from shipworthy.gates.evidence import BudgetMeasurement
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import EvidenceError, UnavailableError
+from shipworthy.security.datakeys import make_data_key
 from shipworthy.security.keys import SigningKey
+from shipworthy.security.master import COMMAND_SETTING, KEY_BYTES, KEY_SETTING
 from shipworthy.security.signing import sign_envelope
+from shipworthy.security.vault import DATA_KEYS
 
 ENVIRONMENT = "measured"
 SECONDS = 2.0  # of load
@@ -140,10 +145,16 @@ def served(payload: VerifiedPayload, directory: Path, work: Path) -> Iterator[Ru
         "port": 0,
         "open": True,
     }
+    environment = dict(os.environ)
+    if payload.policy.encryption == "at_rest":  # what it costs is measured too, under keys that are thrown away
+        environment |= {COMMAND_SETTING: "", KEY_SETTING: b64encode(secrets.token_bytes(KEY_BYTES)).decode()}
+        make_data_key(work / "keys" / DATA_KEYS, environment, 0.0)
     command = [sys.executable, "-m", "shipworthy.serving.server", "--settings", json.dumps(settings)]
     errors = work / "server.err"
     with errors.open("wb") as stderr:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=environment
+        )
     try:
         yield _wait_until_ready(process, errors)
     finally:

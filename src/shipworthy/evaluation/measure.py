@@ -15,6 +15,7 @@ from shipworthy.data.columns import derive, encode, target_array
 from shipworthy.evaluation.perturb import noisy
 from shipworthy.gates.evidence import BudgetMeasurement, Champion, Evidence, Flips, Parity
 from shipworthy.kernel.errors import EvidenceError
+from shipworthy.security.vault import Vault
 from shipworthy.serving.policy import Decisions, decide
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.stats.estimates import Answers
@@ -43,6 +44,7 @@ def measure(
     champion: Path | None = None,
     budget: BudgetMeasurement | None = None,
     parity: Parity | None = None,
+    vault: Vault | None = None,
 ) -> Evidence:
     """All that the contract's gates read, measured on the test rows.
 
@@ -54,6 +56,7 @@ def measure(
         champion: directory of the serving release's payload, or None.
         budget: what `evaluation.budget` measured, or None.
         parity: what the conversion proved, or None.
+        vault: opens a champion that is encrypted.
 
     Raises:
         EvidenceError: the model's output is unusable, or there is no row.
@@ -62,7 +65,7 @@ def measure(
     if test.height == 0:
         raise EvidenceError("the test part has no rows; nothing can be measured (training.split.test)")
     test = derive(contract, test)
-    verified = verify_payload(payload)
+    verified = verify_payload(payload, vault=vault)
     matrix = encode(contract, test)
     measured = answer(verified, matrix)
     target, robustness = contract.target, contract.gates.robustness
@@ -76,7 +79,7 @@ def measure(
         baseline=baseline,
         decisions=measured.decisions,
         actions=measured.actions,
-        champion=None if champion is None else _champion(champion, verified, matrix),
+        champion=None if champion is None else _champion(champion, verified, matrix, vault),
         protected=_groups(test, contract.context_by_role("protected")),
         slices=_groups(test, slices),
         flips=None if robustness is None else _flips(contract, verified, test, measured, robustness.noise_sd),
@@ -139,8 +142,10 @@ def _positive(policy: Policy) -> int | None:
     return len(policy.classes) - 1 if policy.positive is None else policy.classes.index(policy.positive)
 
 
-def _champion(directory: Path, candidate: VerifiedPayload, matrix: NDArray[np.float32]) -> Champion:
-    champion = verify_payload(directory)
+def _champion(
+    directory: Path, candidate: VerifiedPayload, matrix: NDArray[np.float32], vault: Vault | None
+) -> Champion:
+    champion = verify_payload(directory, vault=vault)
     columns = _shared_columns(champion.schema, candidate.schema)
     if columns is None or champion.policy.classes != candidate.policy.classes:
         return Champion(champion.digest, None)

@@ -1,6 +1,6 @@
-"""The control plane's API: what the ledger knows, and the acts that change it, each behind its action.
+"""The control plane's API: what the ledger knows, and the acts that change it, each behind the gate.
 
-Every route stands in `ROUTES` with its action; what does not is nobody's (see `faces.guard`).
+Every route stands in `ROUTES` with its verb; what does not is nobody's (see `faces.guard`).
 """
 
 import time
@@ -20,7 +20,7 @@ from starlette.responses import Response
 from shipworthy import __version__
 from shipworthy.contract.types import Contract
 from shipworthy.faces import console
-from shipworthy.faces.guard import PUBLIC, Guard
+from shipworthy.faces.guard import Guard
 from shipworthy.faces.problems import problem
 from shipworthy.faces.sessions import Attempts, Sessions
 from shipworthy.governance import portfolio
@@ -30,6 +30,7 @@ from shipworthy.security.access import Principal
 from shipworthy.serving.problem import FieldProblem
 from shipworthy.workflows.alerting import acknowledge
 from shipworthy.workflows.deploy import roll_back
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.overview import gather, verdicts_of
 from shipworthy.workflows.principals import principals as list_principals
 from shipworthy.workflows.project import Parts, read_contract
@@ -156,8 +157,9 @@ def acknowledge_alert(request: Request, alert: str) -> Found:
 
 def reviews(request: Request, env: str = "local", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Found:
     """Answers that wait for a person, oldest first, and who has claimed them."""
-    parts = _parts(request)
-    return {"environment": env, "reviews": queue(parts.project, parts.ledger, _environment(request, env), limit)}
+    parts, environment = _parts(request), _environment(request, env)
+    permit(parts, _principal(request), "review list", environment=environment)
+    return {"environment": env, "reviews": queue(parts.project, parts.ledger, environment, limit)}
 
 
 def claim_review(request: Request, prediction: str, body: ClaimBody) -> Found:
@@ -192,6 +194,7 @@ def set_clock(request: Request, body: ClockBody) -> Found:
     if tick is None:
         raise ConflictError("this server runs no control loop; start it with `shipworthy up`")
     environment = None if body.env is None else _environment(request, body.env)
+    permit(_parts(request), _principal(request), "control", environment=environment)
     return dict(tick(environment, _moment(body.as_of)))
 
 
@@ -203,45 +206,45 @@ def rollback(request: Request, body: RollbackBody) -> Found:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route, and what it takes to pass."""
+    """A route, and the verb that it is."""
 
     method: str
     path: str
-    action: str  # of security.access.PERMISSIONS, or public
+    verb: str  # of security.access.VERBS
     handler: Callable[..., Any]
 
 
 ROUTES = (
-    Route("GET", "/health", PUBLIC, health),
-    Route("GET", "/api/system", "read", system),
-    Route("GET", "/api/releases", "read", releases),
-    Route("GET", "/api/releases/{name}/verdicts", "read", verdicts),
-    Route("GET", "/api/deployments", "read", deployments),
-    Route("GET", "/api/rollouts", "read", rollouts),
-    Route("GET", "/api/windows", "read", windows),
-    Route("GET", "/api/alerts", "read", alerts),
-    Route("POST", "/api/alerts/{alert}/acknowledge", "acknowledge", acknowledge_alert),
-    Route("GET", "/api/reviews", "read", reviews),
-    Route("POST", "/api/reviews/{prediction}/claim", "review", claim_review),
-    Route("POST", "/api/reviews/{prediction}/decide", "review", decide_review),
-    Route("GET", "/api/principals", "read", principals),
-    Route("GET", "/api/events", "read", events),
+    Route("GET", "/health", "health", health),
+    Route("GET", "/api/system", "status", system),
+    Route("GET", "/api/releases", "status", releases),
+    Route("GET", "/api/releases/{name}/verdicts", "status", verdicts),
+    Route("GET", "/api/deployments", "status", deployments),
+    Route("GET", "/api/rollouts", "status", rollouts),
+    Route("GET", "/api/windows", "quality", windows),
+    Route("GET", "/api/alerts", "alerts", alerts),
+    Route("POST", "/api/alerts/{alert}/acknowledge", "alerts acknowledge", acknowledge_alert),
+    Route("GET", "/api/reviews", "review list", reviews),
+    Route("POST", "/api/reviews/{prediction}/claim", "review claim", claim_review),
+    Route("POST", "/api/reviews/{prediction}/decide", "review decide", decide_review),
+    Route("GET", "/api/principals", "user list", principals),
+    Route("GET", "/api/events", "audit list", events),
     Route("POST", "/api/clock", "control", set_clock),
     Route("POST", "/api/rollback", "rollback", rollback),
 )
 PAGES = (
-    Route("GET", "/login", PUBLIC, console.show_login),
-    Route("POST", "/login", PUBLIC, console.sign_in),
-    Route("GET", "/console.css", PUBLIC, console.style),  # the sign-in form needs both; they say nothing of anybody
-    Route("GET", "/icon.svg", PUBLIC, console.icon),
-    Route("GET", "/", "read", console.overview),
-    Route("POST", "/alerts/{alert}/acknowledge", "acknowledge", console.acknowledge_alert),
-    Route("POST", "/logout", "read", console.sign_out),
+    Route("GET", "/login", "sign in", console.show_login),
+    Route("POST", "/login", "sign in", console.sign_in),
+    Route("GET", "/console.css", "sign in", console.style),  # the sign-in form needs both; they say nothing of anybody
+    Route("GET", "/icon.svg", "sign in", console.icon),
+    Route("GET", "/", "status", console.overview),
+    Route("POST", "/alerts/{alert}/acknowledge", "alerts acknowledge", console.acknowledge_alert),
+    Route("POST", "/logout", "sign out", console.sign_out),
 )
 OPENAPI = "/openapi.json"
-ACTIONS: Mapping[tuple[str, str], str] = {
-    **{(route.method, route.path): route.action for route in (*ROUTES, *PAGES)},
-    ("GET", OPENAPI): "read",
+ROUTE_VERBS: Mapping[tuple[str, str], str] = {
+    **{(route.method, route.path): route.verb for route in (*ROUTES, *PAGES)},
+    ("GET", OPENAPI): "status",
 }
 
 
@@ -285,7 +288,7 @@ def make_app(
     app.state.waiting = console.Waiting(now)
     _add_routes(app)
     sessions, attempts = app.state.sessions, app.state.attempts
-    app.add_middleware(Guard, actions=ACTIONS, owner=owner, sessions=sessions, attempts=attempts, hosts=hosts)
+    app.add_middleware(Guard, verbs=ROUTE_VERBS, owner=owner, sessions=sessions, attempts=attempts, hosts=hosts)
     return app
 
 

@@ -26,7 +26,7 @@ from shipworthy.faces.sessions import SESSION_S, Attempts, Sessions
 from shipworthy.governance import portfolio
 from shipworthy.governance.portfolio import Figure, Ledgered, colour_of, unix_time
 from shipworthy.kernel.errors import ConflictError, ContractError, ShipworthyError
-from shipworthy.security.access import PERMISSIONS, Principal
+from shipworthy.security.access import Principal, Target, decide
 from shipworthy.workflows.alerting import acknowledge
 from shipworthy.workflows.overview import gather
 from shipworthy.workflows.project import Parts, read_contract
@@ -157,7 +157,8 @@ def overview(request: Request, env: str | None = None, live: str = "yes") -> Res
     shown = page_facts(facts, contract, request.state.principal, env)
     checkpoint = parts.ledger.checkpoint
     size = 0 if checkpoint is None else checkpoint.size
-    recent = list(parts.ledger.events(after=max(size - RECENT, 0)))[-RECENT:]
+    may_audit = decide(request.state.principal, "audit list", Target(contract.system)).allowed
+    recent = list(parts.ledger.events(after=max(size - RECENT, 0)))[-RECENT:] if may_audit else []
     is_live = live != "no"
     return _page("console.html", **shown, recent=recent[::-1], refresh=REFRESH_S if is_live else None, is_live=is_live)
 
@@ -183,7 +184,7 @@ def page_facts(facts: Ledgered, contract: Contract, principal: Principal, env: s
     return {
         "contract": contract,
         "principal": principal,
-        "may_acknowledge": bool(principal.roles & PERMISSIONS["acknowledge"]),
+        "may_acknowledge": decide(principal, "alerts acknowledge", Target(contract.system)).allowed,
         "states": states,
         "alerts": alerts[:MAX_ALERTS],
         "more_alerts": max(len(alerts) - MAX_ALERTS, 0),

@@ -1,7 +1,7 @@
-"""Who passes to the control plane: host, origin, token or session, and the role that each route's action needs.
+"""Who passes to the control plane: host, origin, token or session, and the verb that each route is.
 
-Denied by default: a route passes only if its action is known, and all but public ones only for a principal whose
-roles allow that action.
+Denied by default: a route passes only if its verb is known, and all but public ones only for a principal to whom the
+one gate allows that verb.
 """
 
 import logging
@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shipworthy.faces.problems import problem, problem_of
 from shipworthy.faces.sessions import ATTEMPT_WINDOW_S, Attempts, Sessions
 from shipworthy.kernel.errors import AccessError, NotFoundError, ShipworthyError
-from shipworthy.security.access import Principal, authorise
+from shipworthy.security.access import LOCAL, PUBLIC, VERBS, Principal, Target, decide, denial
+from shipworthy.workflows.gate import record_decision, system_of
 from shipworthy.workflows.principals import find_principal
 from shipworthy.workflows.project import Parts
 
-PUBLIC = "public"  # the action of what anyone may ask
 COOKIE = "shipworthy-session"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -50,14 +50,14 @@ class Guard:
         self,
         app: ASGIApp,
         *,
-        actions: Mapping[tuple[str, str], str],  # (method, path of the route) -> action
+        verbs: Mapping[tuple[str, str], str],  # (method, path of the route) -> verb of security.access.VERBS
         owner: Principal,
         sessions: Sessions,
         attempts: Attempts,
         hosts: Collection[str] = (),
     ) -> None:
         self._app = app
-        self._actions = actions
+        self._verbs = verbs
         self._owner = owner
         self._sessions = sessions
         self._attempts = attempts
@@ -97,22 +97,27 @@ class Guard:
         refusal = self._wrong_place(request) or _wrong_body(request)
         if refusal is not None:
             return refusal
-        is_there, action = self._action(request)
-        if action == PUBLIC:
+        is_there, verb = self._verb(request)
+        if verb is not None and verb in VERBS and VERBS[verb].action == PUBLIC:
             return None
         principal = self._identify(request)
         if isinstance(principal, Response):
             return principal
         if not is_there:
             return None  # the application says 404 or 405, to those who may ask
-        if action is None:
-            return problem(403, "Nobody may do this.")
-        try:
-            request.state.rule = authorise(principal, action)
-        except AccessError as error:
-            return problem_of(error)
         request.state.principal = principal
-        return None
+        return self._deny(request, principal, verb or "")
+
+    def _deny(self, request: Request, principal: Principal, verb: str) -> Response | None:
+        """The refusal of what no rule allows. What is recorded is decided once more, with all its facts, in the act."""
+        parts: Parts = request.app.state.parts
+        target = Target(system_of(parts.project, parts.ledger), request.query_params.get("env", LOCAL))
+        decision = decide(principal, verb, target)
+        if decision.allowed:
+            return None
+        if verb in VERBS and VERBS[verb].is_recorded:
+            record_decision(parts.ledger, principal, verb, target, decision)
+        return problem_of(denial(principal, verb, decision))
 
     def _wrong_place(self, request: Request) -> Response | None:
         """Refuse a name that is not ours (DNS rebinding), and a page of somebody else's (CSRF)."""
@@ -130,12 +135,12 @@ class Guard:
             return problem(403, "The request comes from another site.")
         return None
 
-    def _action(self, request: Request) -> tuple[bool, str | None]:
-        """Whether the application's own table has the route, and its action; no action is nobody's."""
+    def _verb(self, request: Request) -> tuple[bool, str | None]:
+        """Whether the application's own table has the route, and its verb; no verb is nobody's."""
         for route in request.app.routes:
             match, _ = route.matches(request.scope)
             if match == Match.FULL:
-                return True, self._actions.get((request.method, getattr(route, "path", "")))
+                return True, self._verbs.get((request.method, getattr(route, "path", "")))
         return False, None
 
     def _identify(self, request: Request) -> Principal | Response:

@@ -13,8 +13,12 @@ from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import NotFoundError, ShipworthyError, StorageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.store import Ledger, open_ledger
-from shipworthy.security.keys import SigningKey, create_key, key_directory, load_key, load_public_key, load_public_keys
-from shipworthy.workflows.layout import STATE_DIRECTORY, Project
+from shipworthy.security.access import Target, authorise
+from shipworthy.security.keyring import ActiveKey, PublicKeys, active_name, holder_of
+from shipworthy.security.keys import create_key, key_directory, load_key
+from shipworthy.workflows.gate import system_of
+from shipworthy.workflows.layout import Project
+from shipworthy.workflows.principals import acting_on
 from shipworthy.workflows.project import Parts
 
 NAME_CHARACTERS = 40  # of a folder's name in its key's
@@ -28,7 +32,7 @@ def actor() -> str:
         return f"user:{os.getuid()}"
 
 
-def project_key(project: Project) -> SigningKey:
+def project_key(project: Project) -> ActiveKey:
     """The project's signing key, made at first use; its public half is put into the project.
 
     Raises:
@@ -36,41 +40,21 @@ def project_key(project: Project) -> SigningKey:
         StorageError: the key folder or the project cannot be written.
     """
     directory = key_directory(os.environ)
-    name = key_name(project.root)
     try:
-        signers = sorted(project.public_keys.glob("*.pub"))
-        for known in signers:  # a project that moved keeps its key
-            if (directory / f"{known.stem}.key").exists():
-                return _matching(load_key(directory, known.stem), known)
-        if signers:
-            raise NotFoundError(_no_key(signers[0], directory))
-        exists = (directory / f"{name}.key").exists()
-        key = load_key(directory, name) if exists else create_key(directory, name)
-        public = project.public_keys / f"{name}.pub"
-        if not public.exists():
-            project.public_keys.mkdir(parents=True, exist_ok=True)
-            key.public.write_public(public)
+        if active_name(project.public_keys, os.environ) is None:
+            name = key_name(project.root)
+            exists = holder_of(name, os.environ) == "file"
+            key = load_key(directory, name) if exists else create_key(directory, name)
+            key.public.write_public(project.public_keys / f"{name}.pub")
+        signer = ActiveKey(project.public_keys, os.environ)
+        signer.current()  # now rather than at the first signature
     except OSError as error:
         if isinstance(error, ShipworthyError):
             raise
         raise StorageError(
             f"{error.filename}: cannot be written ({error.strerror}); make it writable for this user"
         ) from None
-    return key
-
-
-def _matching(key: SigningKey, public: Path) -> SigningKey:
-    if load_public_key(public).keyid != key.public.keyid:
-        raise NotFoundError(_no_key(public, key_directory(os.environ)))
-    return key
-
-
-def _no_key(public: Path, directory: Path) -> str:
-    return (
-        f"{directory} does not hold the private key of {public}, so nothing can be signed for this project; copy "
-        f"{public.stem}.key there from where the project was made, or, if it is lost, move {STATE_DIRECTORY} away and "
-        "ship anew"
-    )
+    return signer
 
 
 def key_name(root: Path) -> str:
@@ -95,11 +79,12 @@ def open_parts(root: Path) -> Iterator[Parts]:
     project = Project(root)
     project.require()
     key = project_key(project)
-    with open_ledger(project.ledger_url(os.environ), project.log, key, time.time) as ledger:
+    keys = PublicKeys(project.public_keys)
+    with open_ledger(project.ledger_url(os.environ), project.log, key, time.time, keys=keys) as ledger:
         yield Parts(
             project=project,
             ledger=ledger,
-            artefacts=ArtefactStore(project.blobs),
+            artefacts=ArtefactStore(project.blobs, project.vault),
             key=key,
             actor=actor(),
             now=time.time,
@@ -108,12 +93,18 @@ def open_parts(root: Path) -> Iterator[Parts]:
 
 
 @contextmanager
-def open_to_read(root: Path) -> Iterator[Ledger]:
-    """The ledger of the project at `root` for a command that only looks; nothing can be recorded."""
+def open_to_read(root: Path, verb: str, environment: str | None = None) -> Iterator[Ledger]:
+    """The ledger of the project at `root` for a command that only looks, if it may; nothing can be recorded.
+
+    Raises:
+        AccessError: who acts may not do `verb`, or their token is not valid.
+    """
     project = Project(root)
     project.require()
     if not project.log.is_dir():
         raise NotFoundError(f"{root}: nothing has happened here yet; run `shipworthy ship --project {root}`")
-    keys = load_public_keys(project.public_keys)
+    keys = PublicKeys(project.public_keys)
     with open_ledger(project.ledger_url(os.environ), project.log, None, time.time, keys=keys) as ledger:
+        principal = acting_on(ledger, os.environ, actor(), time.time())
+        authorise(principal, verb, Target(system_of(project, ledger), environment))
         yield ledger

@@ -7,13 +7,16 @@ what is read is verified.
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from shipworthy.kernel.digest import digest_bytes, digest_chunks, is_digest
-from shipworthy.kernel.errors import IntegrityError, NotFoundError, StorageError, UsageError
+from shipworthy.kernel.errors import AccessError, IntegrityError, NotFoundError, StorageError, UsageError
 from shipworthy.ledger.files import LocalDisk, make_durable_directory
+from shipworthy.security.vault import MAGIC, Vault, is_sealed
 
 CHUNK_BYTES = 1 << 20
+MAGIC_BYTES = len(MAGIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,30 @@ class Artefact:
 
 
 class ArtefactStore:
-    """Artefacts below one directory: `HH/REST` of their hexadecimal digest."""
+    """Artefacts below one directory: `HH/REST` of their hexadecimal digest.
 
-    def __init__(self, root: Path) -> None:
+    Digest and size are those of the content, whether it lies here as it is or sealed.
+
+    Args:
+        root: the directory.
+        vault: opens what is sealed; None where nothing is.
+        seals: whether what is kept from now on is sealed.
+    """
+
+    def __init__(self, root: Path, vault: Vault | None = None, *, seals: bool = False) -> None:
         self.root = root
+        self._vault = vault
+        self._seals = seals
         self._disk = LocalDisk()
+
+    def sealing(self) -> "ArtefactStore":
+        """The same store, which seals what is kept from now on."""
+        return ArtefactStore(self.root, self._vault, seals=True)
+
+    @property
+    def seals(self) -> bool:
+        """Whether what is kept is sealed."""
+        return self._seals
 
     def put_bytes(self, content: bytes, kind: str) -> Artefact:
         """Keep `content`; the same content again costs nothing.
@@ -60,9 +82,9 @@ class ArtefactStore:
             StorageError: the disk refuses; nothing was kept.
         """
         try:
-            digest = digest_chunks(_chunks(path))
-            if self._intact(digest, path.stat().st_size):
-                return Artefact(digest, kind, path.stat().st_size)
+            digest, size_bytes = _measure(_chunks(path))
+            if self._intact(digest, size_bytes):
+                return Artefact(digest, kind, size_bytes)
             return self._keep(digest, _chunks(path), kind)
         except FileNotFoundError:
             raise NotFoundError(f"{path}: there is no such file.") from None
@@ -73,21 +95,29 @@ class ArtefactStore:
         Raises:
             NotFoundError: it is not here.
             IntegrityError: what is here has another digest.
+            AccessError: it is sealed, and the key is not here.
             UsageError: `digest` is not a digest.
         """
         try:
-            content = self.path_of(digest).read_bytes()
+            content = b"".join(self._content(digest))
         except FileNotFoundError:
             raise NotFoundError(f"Artefact {digest} is not in {self.root}.") from None
         if (seen := digest_bytes(content)) != digest:
             raise IntegrityError(f"{self.path_of(digest)} holds {seen}: it was changed; put it back from a copy.")
         return content
 
+    def size_of(self, digest: str) -> int:
+        """Size of the artefact's content in bytes. Raises as `get_bytes`, but does not verify."""
+        try:
+            return _measure(self._content(digest))[1]
+        except FileNotFoundError:
+            raise NotFoundError(f"Artefact {digest} is not in {self.root}.") from None
+
     def verify(self, digest: str) -> None:
         """Return only if the artefact is here and unchanged; reads it without holding it. Raises as `get_bytes`."""
         path = self.path_of(digest)
         try:
-            seen = digest_chunks(_chunks(path))
+            seen = digest_chunks(self._content(digest))
         except FileNotFoundError:
             raise NotFoundError(f"Artefact {digest} is not in {self.root}.") from None
         if seen != digest:
@@ -112,9 +142,28 @@ class ArtefactStore:
         """Whether it is here and unchanged: a damaged copy is replaced by a good one."""
         path = self.path_of(digest)
         try:
-            return self._disk.size(path) == size_bytes and digest_chunks(_chunks(path)) == digest
+            if self._disk.size(path) is None or (self._seals and not self._lies_sealed(path)):
+                return False
+            return _measure(self._content(digest)) == (digest, size_bytes)
+        except IntegrityError:
+            return False
         except OSError as error:
+            if isinstance(error, AccessError):
+                raise
             raise StorageError(f"{path} cannot be read: {error}.") from error
+
+    def _content(self, digest: str) -> Iterator[bytes]:
+        """What was put, opened if it is sealed; not verified."""
+        path = self.path_of(digest)
+        if not self._lies_sealed(path):
+            return _chunks(path)
+        if self._vault is None:
+            raise AccessError(f"{path} is encrypted, and this process was given no key for it.")
+        return self._vault.open_chunks(_chunks(path), artefact_context(digest), path)
+
+    def _lies_sealed(self, path: Path) -> bool:
+        with open(path, "rb") as file:
+            return is_sealed(file.read(MAGIC_BYTES))
 
     def _keep(self, digest: str, chunks: Iterable[bytes], kind: str) -> Artefact:
         path = self.path_of(digest)
@@ -122,12 +171,14 @@ class ArtefactStore:
         try:
             make_durable_directory(self._disk, path.parent)
             try:
-                size_bytes = self._write(draft, chunks, digest)
+                size_bytes = self._write(draft, chunks, digest)  # of the content
                 os.replace(draft, path)
             finally:
                 draft.unlink(missing_ok=True)
             self._disk.sync_directory(path.parent)
         except OSError as error:
+            if isinstance(error, AccessError):
+                raise
             if isinstance(error, FileNotFoundError) and not draft.parent.is_dir():
                 raise StorageError(f"{path.parent} was removed while writing.") from error
             raise StorageError(f"{path} cannot be written: {error}.") from error
@@ -139,17 +190,41 @@ class ArtefactStore:
         def copied() -> Iterator[bytes]:
             nonlocal size_bytes
             for chunk in chunks:
-                file.write(chunk)
                 size_bytes += len(chunk)
+                hashed.update(chunk)
                 yield chunk
 
+        hashed = sha256()
         with open(draft, "xb") as file:
             os.fchmod(file.fileno(), 0o444)
-            if digest_chunks(copied()) != digest:
+            for piece in self._as_kept(copied(), digest):
+                file.write(piece)
+            if f"sha256:{hashed.hexdigest()}" != digest:
                 raise IntegrityError(f"The content of {digest} changed while it was copied; try again.")
             file.flush()
             self._disk.sync(draft)
         return size_bytes
+
+    def _as_kept(self, content: Iterator[bytes], digest: str) -> Iterator[bytes]:
+        if not self._seals:
+            return content
+        if self._vault is None:
+            raise AccessError(f"{self.root} is to be encrypted, and this process was given no key for it.")
+        return self._vault.seal_chunks(content, artefact_context(digest))
+
+
+def artefact_context(digest: str) -> str:
+    """What an artefact is sealed as."""
+    return f"artefact/{digest}"
+
+
+def _measure(chunks: Iterable[bytes]) -> tuple[str, int]:
+    """Digest and size of what comes in pieces."""
+    hashed, size_bytes = sha256(), 0
+    for chunk in chunks:
+        hashed.update(chunk)
+        size_bytes += len(chunk)
+    return f"sha256:{hashed.hexdigest()}", size_bytes
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

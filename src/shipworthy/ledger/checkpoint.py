@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from shipworthy.kernel.errors import IntegrityError, NotFoundError
-from shipworthy.security.keys import PublicKey, SigningKey
+from shipworthy.security.keys import PublicKey, Signer
 
 MAX_NOTE_BYTES = 4096
 
@@ -67,10 +67,11 @@ def key_hash(name: str, key: PublicKey) -> bytes:
     return sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:4]
 
 
-def sign_checkpoint(checkpoint: Checkpoint, signer: SigningKey | None) -> Note:
+def sign_checkpoint(checkpoint: Checkpoint, signer: Signer | None) -> Note:
     """The checkpoint with the signature of `signer`; unsigned without one."""
     if signer is None:
         return Note(checkpoint)
+    signer = signer.current()
     return Note(checkpoint, key_hash(checkpoint.origin, signer.public), signer.sign(checkpoint.text().encode()))
 
 

@@ -21,7 +21,7 @@ from shipworthy.kernel.errors import AccessError, IntegrityError, InternalError,
 from shipworthy.ledger.checkpoint import Checkpoint, Note, parse_note, sign_checkpoint
 from shipworthy.ledger.files import Disk
 from shipworthy.ledger.tree import TILE_HEIGHT, TILE_WIDTH, Frontier, frontier_of, leaf_hash, levels_of
-from shipworthy.security.keys import PublicKey, SigningKey
+from shipworthy.security.keys import PublicKey, Signer
 
 HASH_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -95,7 +95,7 @@ class Log:
     """
 
     def __init__(
-        self, root: Path, disk: Disk, signer: SigningKey | None = None, keys: Mapping[str, PublicKey] | None = None
+        self, root: Path, disk: Disk, signer: Signer | None = None, keys: Mapping[str, PublicKey] | None = None
     ) -> None:
         self.root = root
         self.note: Note | None = None
@@ -104,7 +104,7 @@ class Log:
         self._draft = root / "checkpoint.next"
         self._disk = disk
         self._signer = signer
-        self._keys = dict(keys or {}) | ({signer.public.keyid: signer.public} if signer else {})
+        self._keys = keys or {}  # asked each time: the ring may change while this process lives
         self._unsynced: set[Path] = set()  # directories with new names, also of appends that were discarded
         self._raw: bytes | None = None
         self._frontier = Frontier()
@@ -262,7 +262,11 @@ class Log:
             self._disk.write_at(path, 0, content)
 
     def _check_signer(self, note: Note) -> None:
-        if note.signature and self._keys and note.signer(self._keys) is None:
+        known = dict(self._keys)
+        if self._signer is not None:
+            public = self._signer.public
+            known.setdefault(public.keyid, public)
+        if note.signature and known and note.signer(known) is None:
             raise IntegrityError(
                 f"{self._checkpoint} was signed by a key that is not known here; hand over its public key,"
                 " or find out who wrote it."

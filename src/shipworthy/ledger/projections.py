@@ -100,6 +100,10 @@ def _latest(entry: Entry) -> Iterator[Row]:
 LATEST: dict[str, str] = {  # verb -> the kind of thing that it is the latest word on
     "principal.added": "principal",
     "principal.changed": "principal",
+    "token.revoked": "token",
+    "key.created": "key",
+    "key.rotated": "key",
+    "key.revoked": "key",
     "release.attested": "attestation",
     "rollout.started": "rollout",
     "rollout.judged": "rollout",

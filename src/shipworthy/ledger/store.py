@@ -22,7 +22,7 @@ from shipworthy.ledger.files import Disk, LocalDisk, make_durable_directory
 from shipworthy.ledger.lineage import Direction, Edge, walk
 from shipworthy.ledger.lock import LOCK_TIMEOUT_S, WriterLock
 from shipworthy.ledger.log import Log
-from shipworthy.security.keys import PublicKey, SigningKey
+from shipworthy.security.keys import PublicKey, Signer
 
 CHUNK = 500  # rows asked for at once: below every database's limit of parameters
 
@@ -32,7 +32,7 @@ Body = dict[str, Any]
 def open_ledger(
     url: str,
     log: Path,
-    signer: SigningKey | None,
+    signer: Signer | None,
     now: Callable[[], float],
     *,
     keys: Mapping[str, PublicKey] | None = None,
@@ -258,6 +258,10 @@ class Ledger:
     def tokens(self) -> list[Body]:
         """Every token that was minted, oldest first: hashes, never tokens."""
         return self._bodies(select(tables.tokens.c.body).order_by(tables.tokens.c.seq))
+
+    def find_token(self, hash: str) -> Body | None:
+        """The body of `token.minted` for the token with that hash; None if there is none."""
+        return self._one(select(tables.tokens.c.body).where(tables.tokens.c.hash == hash))
 
     def anchors(self) -> list[Body]:
         """Every checkpoint that was exported, oldest first."""

@@ -17,6 +17,7 @@ from shipworthy.data.datetimes import parse_datetimes
 from shipworthy.kernel.digest import Json
 from shipworthy.records.format import Outcome
 from shipworthy.records.read import Tail
+from shipworthy.security.vault import Vault
 from shipworthy.serving.values import find_zone, read_datetime
 
 Unit = Literal["subject", "key", "request"]
@@ -86,12 +87,21 @@ class Journal:
         outcomes: `outcomes/ENV`; may come to exist later.
         unit: the unit is the subject, else the key, else the request (`subject`); the key, else the request; or the
             request.
+        vault: opens what is encrypted.
     """
 
-    def __init__(self, contract: Contract, records: Path, outcomes: Path, *, unit: Unit = "subject") -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        records: Path,
+        outcomes: Path,
+        *,
+        unit: Unit = "subject",
+        vault: Vault | None = None,
+    ) -> None:
         self._columns = _Columns(contract, unit)
-        self._records = Tail(records, _Line)
-        self._outcomes = Tail(outcomes, Outcome)
+        self._records = Tail(records, _Line, vault)
+        self._outcomes = Tail(outcomes, Outcome, vault)
         self._seen: set[str] = set()
         self._worth = _worth_table(contract)
         self._is_number = contract.target.type == "regression"

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 MAGIC = b"SHIPREC1"
+SEALED_MAGIC = b"SHIPREC2"  # its frames are groups of records, encrypted (records/sealed.py)
 FRAME = struct.Struct("<II")  # length of the content, its CRC-32
 MAX_FRAME_BYTES = 2**24  # no record is longer: a request has at most 16 MB
 
@@ -24,6 +25,8 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     number: int  # of the segment, from 1, without gaps for each worker
     created: float  # Unix seconds
+    key: str = ""  # of a sealed segment: id of the data key
+    salt: bytes = b""
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -101,10 +104,25 @@ def whole_frames(segment: bytes | memoryview) -> list[tuple[int, int]]:
     Raises:
         ValueError: the bytes are not a segment.
     """
-    if bytes(segment[: len(MAGIC)]) != MAGIC:
+    if not has_magic(segment):
         raise ValueError("not a record segment: the magic is missing")
+    return whole_frames_of(segment, len(MAGIC))
+
+
+def has_magic(segment: bytes | memoryview) -> bool:
+    """Whether the bytes begin as a segment, sealed or not."""
+    return bytes(segment[: len(MAGIC)]) in (MAGIC, SEALED_MAGIC)
+
+
+def may_have_magic(start: bytes | memoryview) -> bool:
+    """Whether a segment may begin so: its magic, or as much of one as was written."""
+    start = bytes(start[: len(MAGIC)])
+    return MAGIC.startswith(start) or SEALED_MAGIC.startswith(start)
+
+
+def whole_frames_of(segment: bytes | memoryview, offset: int) -> list[tuple[int, int]]:
+    """Start and end of the content of each whole frame from `offset` on, up to the first torn one."""
     spans = []
-    offset = len(MAGIC)
     while (end := frame_end(segment, offset)) is not None:
         spans.append((offset + FRAME.size, end))
         offset = end

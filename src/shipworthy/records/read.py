@@ -14,21 +14,27 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shipworthy.kernel.digest import digest_bytes
-from shipworthy.kernel.errors import IntegrityError, NotFoundError
+from shipworthy.kernel.errors import AccessError, IntegrityError, NotFoundError
 from shipworthy.records.format import (
     FRAME,
     MAGIC,
     MAX_FRAME_BYTES,
+    SEALED_MAGIC,
     Outcome,
     Record,
     SegmentHeader,
     SegmentSeal,
     frame_end,
+    has_magic,
     has_whole_frame_after,
+    may_have_magic,
     whole_frames,
 )
+from shipworthy.records.sealed import open_group, segment_cipher
+from shipworthy.security.vault import Vault
 
 HEADER_BYTES = 4096  # a header has about 100
 _SEGMENT = re.compile(r"(.+)-(\d{8})")
@@ -51,25 +57,29 @@ def read_header(segment: Path) -> SegmentHeader:
     """
     with open(segment, "rb") as file:
         content = file.read(HEADER_BYTES)
-    end = frame_end(content, len(MAGIC)) if content.startswith(MAGIC) else None
+    end = frame_end(content, len(MAGIC)) if has_magic(content) else None
     if end is None:
         raise IntegrityError(f"{segment} is not a record segment: its header is missing.")
     return msgspec.msgpack.decode(content[len(MAGIC) + FRAME.size : end], type=SegmentHeader)
 
 
-def read_segment(segment: Path) -> Iterator[Record]:
+def read_segment(segment: Path, vault: Vault | None = None) -> Iterator[Record]:
     """The records of one segment; a torn tail is passed over, as its writer never acknowledged it.
 
+    Args:
+        segment: its file.
+        vault: opens it if it is sealed; here as everywhere below.
+
     Raises:
+        AccessError: it is sealed, and its key is not here; here as everywhere below.
         IntegrityError: damage before a whole record: something acknowledged may be lost.
     """
-    content = segment.read_bytes()
     decoder = msgspec.msgpack.Decoder(Record)
-    for start, end in _spans(segment, content)[1:]:
-        yield decoder.decode(content[start:end])
+    for content in _contents(segment, vault):
+        yield decoder.decode(content)
 
 
-def read_records(directory: Path) -> Iterator[Record]:
+def read_records(directory: Path, vault: Vault | None = None) -> Iterator[Record]:
     """Every record below `records/ENV`; of several with one `id` the first.
 
     Raises:
@@ -77,7 +87,7 @@ def read_records(directory: Path) -> Iterator[Record]:
     """
     seen: set[str] = set()
     for segment in list_segments(directory):
-        for record in read_segment(segment):
+        for record in read_segment(segment, vault):
             if record.id is not None:
                 if record.id in seen:
                     continue
@@ -85,7 +95,7 @@ def read_records(directory: Path) -> Iterator[Record]:
             yield record
 
 
-def read_as(directory: Path, kind: type[T]) -> Iterator[T]:
+def read_as(directory: Path, kind: type[T], vault: Vault | None = None) -> Iterator[T]:
     """Every whole frame below `directory` as a `kind`, which may have some of its fields; nothing is merged.
 
     One segment is in memory at a time.
@@ -93,32 +103,27 @@ def read_as(directory: Path, kind: type[T]) -> Iterator[T]:
     Args:
         directory: `records/ENV`.
         kind: what to decode; fields that it lacks are passed over, which is quick.
+        vault: opens sealed segments.
 
     Raises:
         IntegrityError: a segment is damaged before its tail.
     """
     decoder = msgspec.msgpack.Decoder(kind)
     for segment in list_segments(directory):
-        content = segment.read_bytes()
-        view = memoryview(content)
-        for start, end in _spans(segment, content)[1:]:
-            yield decoder.decode(view[start:end])
+        for content in _contents(segment, vault):
+            yield decoder.decode(content)
 
 
-def read_outcomes(directory: Path) -> Iterator[Outcome]:
+def read_outcomes(directory: Path, vault: Vault | None = None) -> Iterator[Outcome]:
     """Every outcome below `outcomes/ENV`, in the order of each writer; repetitions and contradictions included.
 
     Raises:
         IntegrityError: a segment is damaged before its tail.
     """
-    for segment in list_segments(directory):
-        content = segment.read_bytes()
-        decoder = msgspec.msgpack.Decoder(Outcome)
-        for start, end in _spans(segment, content)[1:]:
-            yield decoder.decode(content[start:end])
+    return read_as(directory, Outcome, vault)
 
 
-def find_record(directory: Path, prediction_id: str) -> Record:
+def find_record(directory: Path, prediction_id: str, vault: Vault | None = None) -> Record:
     """The record of one prediction, newest segments first.
 
     Raises:
@@ -133,9 +138,9 @@ def find_record(directory: Path, prediction_id: str) -> Record:
             open(segment, "rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            if content.find(needle) < 0:
+            if content[: len(MAGIC)] != SEALED_MAGIC and content.find(needle) < 0:
                 continue
-        for record in read_segment(segment):
+        for record in read_segment(segment, vault):
             if record.prediction_id == prediction_id:
                 return record
     raise NotFoundError(f"There is no record of prediction {prediction_id!r} in {directory}.")
@@ -160,10 +165,28 @@ def verify_seal(segment: Path) -> SegmentSeal | None:
     return seal
 
 
+def _contents(segment: Path, vault: Vault | None) -> Iterator[memoryview]:
+    """Each record of the segment, encoded."""
+    content = segment.read_bytes()
+    spans, view = _spans(segment, content), memoryview(content)
+    if not spans or not content.startswith(SEALED_MAGIC):
+        yield from (view[start:end] for start, end in spans[1:])
+        return
+    cipher = _cipher(segment, view[slice(*spans[0])], vault)
+    for number, (start, end) in enumerate(spans[1:], start=1):
+        yield from open_group(cipher, number, view[start:end], segment)
+
+
+def _cipher(segment: Path, header: memoryview, vault: Vault | None) -> AESGCM:
+    if vault is None:
+        raise AccessError(f"{segment} is encrypted, and this process was given no key for it.")
+    return segment_cipher(vault, segment, bytes(header))
+
+
 def _spans(segment: Path, content: bytes) -> list[tuple[int, int]]:
-    spans = whole_frames(content) if content.startswith(MAGIC) else []
+    spans = whole_frames(content) if has_magic(content) else []
     end = spans[-1][1] if spans else 0
-    if end < len(content) and (has_whole_frame_after(content, end) or not MAGIC.startswith(content[: len(MAGIC)])):
+    if end < len(content) and (has_whole_frame_after(content, end) or not may_have_magic(content)):
         raise IntegrityError(f"{segment} is damaged at byte {end}; restore it from a copy.")
     return spans
 
@@ -175,6 +198,7 @@ class _Place:
     last: int = 0  # where the last whole frame starts
     offset: int = 0  # and where it ends
     checksums: "array[int]" = field(default_factory=lambda: array("I"))  # of each frame, to know them again
+    cipher: AESGCM | None = None  # of a sealed segment
     looked: tuple[int, int] = (-1, 0)  # size and time of change when all that was there had been judged
 
 
@@ -188,10 +212,12 @@ class Tail(Generic[T]):
     Args:
         directory: `records/ENV` or `outcomes/ENV`; may come to exist later.
         kind: what its frames hold.
+        vault: opens sealed segments.
     """
 
-    def __init__(self, directory: Path, kind: type[T]) -> None:
+    def __init__(self, directory: Path, kind: type[T], vault: Vault | None = None) -> None:
         self._directory = directory
+        self._vault = vault
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
         self._places: dict[Path, _Place] = {}
 
@@ -242,7 +268,7 @@ class Tail(Generic[T]):
         decode, unpack, checksum, seen = self._decoder.decode, FRAME.unpack_from, zlib.crc32, place.checksums
         view, size, base, last = memoryview(content), len(content), place.last, 0
         if not seen:
-            if not MAGIC.startswith(content[: len(MAGIC)]):
+            if not may_have_magic(content):
                 raise IntegrityError(f"{segment} is not a record segment: its magic is missing.")
             base, end = 0, len(MAGIC)
         found: list[T] = []
@@ -251,8 +277,13 @@ class Tail(Generic[T]):
             stop = start + length
             if not 0 < length <= MAX_FRAME_BYTES or stop > size or checksum(view[start:stop]) != expected:
                 break
-            if seen:  # the first frame is the header
+            if not seen:  # the first frame is the header
+                is_sealed = content.startswith(SEALED_MAGIC)
+                place.cipher = _cipher(segment, view[start:stop], self._vault) if is_sealed else None
+            elif place.cipher is None:
                 found.append(decode(view[start:stop]))
+            else:
+                found += map(decode, open_group(place.cipher, len(seen), view[start:stop], segment))
             seen.append(expected)
             last, end = end, stop
         if seen:

@@ -17,17 +17,22 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from shipworthy.kernel.errors import ConflictError, StorageError
+from shipworthy.kernel.errors import AccessError, ConflictError, IntegrityError, StorageError
 from shipworthy.records.format import (
     MAGIC,
+    SEALED_MAGIC,
     SegmentHeader,
     SegmentSeal,
     frame,
+    has_magic,
     has_whole_frame_after,
     join_frames,
     whole_frames,
 )
+from shipworthy.records.sealed import count_groups, seal_groups, segment_cipher
+from shipworthy.security.vault import Vault
 
 SEGMENT_BYTES = 64 * 2**20  # small enough to digest, ship and compact in a second
 RETRY_AFTER_S = 0.5  # between attempts to open a segment on a disk that refused
@@ -88,6 +93,8 @@ class _Segment:
     size_bytes: int
     records: int
     digest: "hashlib._Hash"
+    cipher: AESGCM | None = None  # of a sealed segment
+    frames: int = 0  # with the header's: the next one's nonce
 
     def commit(self, content: bytes, records: int) -> None:
         self.digest.update(content)
@@ -106,6 +113,7 @@ class SegmentWriter:
         monotonic: for the pause after a refusal, seconds.
         disk: where to write.
         segment_bytes: a segment is closed once it is this long.
+        vault: encrypts what is to be sealed; None where nothing is.
 
     Raises:
         ConflictError: another process writes under this name.
@@ -122,6 +130,7 @@ class SegmentWriter:
         monotonic: Callable[[], float],
         disk: Disk | None = None,
         segment_bytes: int = SEGMENT_BYTES,
+        vault: Vault | None = None,
     ) -> None:
         self._directory = directory
         self._environment = environment
@@ -130,6 +139,8 @@ class SegmentWriter:
         self._monotonic = monotonic
         self._disk: Disk = disk or LocalDisk()
         self._segment_bytes = segment_bytes
+        self._vault = vault
+        self._seals = False
         self._lock = threading.Lock()
         self._segment: _Segment | None = None
         self._refused_at: float | None = None
@@ -149,21 +160,26 @@ class SegmentWriter:
         """Whether the disk refused and no segment is open."""
         return self._refused_at is not None
 
-    def append(self, contents: Sequence[bytes], *, sync: bool = True) -> None:
+    def append(self, contents: Sequence[bytes], *, sync: bool = True, seal: bool = False) -> None:
         """Write `contents` as one group; with `sync`, durable when this returns, else after the next `sync()`.
 
         Args:
             contents: encoded records.
             sync: whether to wait for the medium.
+            seal: whether to encrypt them; from then on this writer encrypts everything.
 
         Raises:
-            StorageError: the disk refused; none of the group may be acknowledged.
+            StorageError: the disk refused, or there is no key; none of the group may be acknowledged.
         """
         if not contents:
             return
         with self._lock:
+            self._seals = self._seals or seal
+            if self._seals and self._segment is not None and self._segment.cipher is None:
+                self._rotate(self._segment)
             segment = self._open_segment()
-            content = join_frames(contents)
+            frames = contents if segment.cipher is None else seal_groups(segment.cipher, segment.frames, contents)
+            content = join_frames(frames)
             try:
                 self._write(segment.descriptor, content)
                 if sync:
@@ -174,6 +190,7 @@ class SegmentWriter:
                 self._fence(error)
             self._unsynced = not sync
             segment.commit(content, len(contents))
+            segment.frames += len(frames)
             if segment.size_bytes >= self._segment_bytes:
                 self._rotate(segment)
 
@@ -192,8 +209,10 @@ class SegmentWriter:
                     self._fence(error)
 
     def close(self) -> None:
-        """Sync and let go; the open segment is carried on by the next writer of this name."""
+        """Sync and let go; the open segment is carried on by the next writer of this name, a sealed one is closed."""
         with self._lock:
+            if self._segment is not None and self._segment.cipher is not None:
+                self._rotate(self._segment)
             if self._segment is not None:
                 with suppress(OSError):  # nothing more is acknowledged; the reader takes what is whole
                     self._disk.sync(self._segment.descriptor)
@@ -224,6 +243,8 @@ class SegmentWriter:
             raise StorageError(f"{self._directory} refused a record a moment ago; free space or mend the disk.")
         try:
             self._segment = self._create()
+        except (AccessError, IntegrityError) as error:  # of the key, not of the disk: asked again next time
+            raise StorageError(f"{self._directory}: records cannot be encrypted. {error}") from None
         except OSError as error:
             self._fence(error)
         self._refused_at = None
@@ -232,10 +253,9 @@ class SegmentWriter:
     def _create(self) -> _Segment:
         number = self._number + 1
         path = self._directory / f"{self._worker}-{number:08d}"
-        header = SegmentHeader(environment=self._environment, worker=self._worker, number=number, created=self._now())
-        opening = MAGIC + frame(msgspec.msgpack.encode(header))
+        opening, cipher = self._opening(path, number)
         descriptor = self._disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
-        segment = _Segment(path, descriptor, number, 0, 0, hashlib.sha256())
+        segment = _Segment(path, descriptor, number, 0, 0, hashlib.sha256(), cipher, frames=1)
         try:
             self._write(descriptor, opening)
             segment.commit(opening, 0)
@@ -248,6 +268,17 @@ class SegmentWriter:
         self._number = number
         return segment
 
+    def _opening(self, path: Path, number: int) -> tuple[bytes, AESGCM | None]:
+        """Magic and header of a segment, and what encrypts its groups."""
+        header = SegmentHeader(environment=self._environment, worker=self._worker, number=number, created=self._now())
+        if not self._seals:
+            return MAGIC + frame(msgspec.msgpack.encode(header)), None
+        if self._vault is None:
+            raise AccessError("This process was given no key.")
+        key, salt = self._vault.new_salt()
+        encoded = msgspec.msgpack.encode(msgspec.structs.replace(header, key=key, salt=salt))
+        return SEALED_MAGIC + frame(encoded), segment_cipher(self._vault, path, encoded)
+
     def _rotate(self, segment: _Segment) -> None:
         self._segment = None
         try:
@@ -258,12 +289,13 @@ class SegmentWriter:
         os.close(segment.descriptor)
 
     def _recover(self) -> None:
-        """Cut the torn tail of this worker's last segment and carry it on, if it is not sealed."""
+        """Cut the torn tail of this worker's last segment and carry it on, if it is not closed; an encrypted one is
+        closed, for the nonce of its torn frame was used."""
         path = self._directory / f"{self._worker}-{self._number:08d}"
         if self._number == 0 or path.with_name(path.name + ".seal").exists():
             return
         content = path.read_bytes()
-        spans = whole_frames(content) if content.startswith(MAGIC) else []
+        spans = whole_frames(content) if has_magic(content) else []
         end = spans[-1][1] if spans else 0
         if end < len(content) and has_whole_frame_after(content, end):
             return  # damage in the middle: leave it for the reader to report, start a new segment
@@ -275,7 +307,12 @@ class SegmentWriter:
         if end < len(content):
             self._disk.truncate(descriptor, end)
             self._disk.sync(descriptor)
-        self._segment = _Segment(path, descriptor, self._number, end, len(spans) - 1, hashlib.sha256(content[:end]))
+        self._segment = _Segment(
+            path, descriptor, self._number, end, len(spans) - 1, hashlib.sha256(content[:end]), frames=len(spans)
+        )
+        if content.startswith(SEALED_MAGIC):
+            self._segment.records = count_groups([content[start:stop] for start, stop in spans[1:]])
+            self._rotate(self._segment)
 
 
 def _seal(disk: Disk, segment: _Segment) -> None:

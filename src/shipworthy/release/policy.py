@@ -76,6 +76,7 @@ def compile_policy(contract: Contract, tuning: Tuning) -> Policy:
         reasons=contract.serving.reasons,
         durability=contract.records.durability,
         when_full=contract.records.when_full,
+        encryption=contract.encryption,
         workers=contract.serving.workers,
     )
 

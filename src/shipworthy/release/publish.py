@@ -11,8 +11,9 @@ from shipworthy.bundle.format import PAYLOAD_FILES, STATEMENT_MEDIA, ReleasePred
 from shipworthy.bundle.verify import MANIFEST, verify_payload
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import IntegrityError
-from shipworthy.security.keys import SigningKey
+from shipworthy.security.keys import Signer
 from shipworthy.security.signing import sign_envelope
+from shipworthy.security.vault import Vault
 
 CARD, VERDICTS, BILL, CONTRACT, CODE = "card.md", "verdicts.json", "sbom.cdx.json", "contract.yaml", "code.py"
 
@@ -61,7 +62,7 @@ def publish(
     run: str,
     author: str,
     created: str,
-    key: SigningKey,
+    key: Signer,
 ) -> Release:
     """Verify the payload, bind it and the documents in one statement, and sign that.
 
@@ -105,8 +106,10 @@ def publish(
     return Release(name, digest_bytes(envelope), envelope, statement, files, documents.files())
 
 
-def place(release: Release, live: Path) -> Path:
+def place(release: Release, live: Path, vault: Vault | None = None) -> Path:
     """Put the release's bundle below `live/ENV`, durable before it returns; one already there is left as it is.
+
+    With a `vault` the payload's files lie there encrypted; every digest is of what they hold.
 
     Returns:
         The bundle's folder: `release.json`, `payload/` and the documents.
@@ -114,4 +117,4 @@ def place(release: Release, live: Path) -> Path:
     Raises:
         StorageError: the disk refused.
     """
-    return write_bundle(live, release.envelope, release.payload, release.companions)
+    return write_bundle(live, release.envelope, release.payload, release.companions, vault=vault)

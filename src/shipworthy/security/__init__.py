@@ -1,3 +1,15 @@
 """Keys, signing, tokens, who may do what. Loads nothing unaudited."""
 
-__all__ = ["access", "keys", "signing", "tokens"]
+__all__ = [
+    "access",
+    "datakeys",
+    "files",
+    "hook",
+    "keyring",
+    "keys",
+    "master",
+    "signing",
+    "tls",
+    "tokens",
+    "vault",
+]

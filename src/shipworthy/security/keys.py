@@ -7,11 +7,12 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import Literal, Protocol, Self
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -24,12 +25,39 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from shipworthy.kernel.errors import AccessError, ConflictError, IntegrityError, NotFoundError, UsageError
+from shipworthy.security.files import create_durably
 
 MAX_KEY_FILE_BYTES = 4096  # a PEM Ed25519 key has about 120
 PRIVATE_SUFFIX = ".key"
 PUBLIC_SUFFIX = ".pub"
+REVOKED = "revoked"  # directory of what is not believed any more
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class Revocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a key is not believed any more, and what it signed that is: `keys/revoked/NAME.json`."""
+
+    format: Literal[1] = 1
+    name: str
+    public: str  # hexadecimal
+    revoked: str  # RFC 3339, UTC
+    reason: str
+    stands: frozenset[str]  # hexadecimal SHA-256 of signed contents that the log had when the key was revoked
+
+    @property
+    def stands_digest(self) -> str:
+        """One digest over all that stands, for the log."""
+        return sha256("\n".join(sorted(self.stands)).encode()).hexdigest()
+
+    @property
+    def words(self) -> str:
+        """For errors.
+
+        >>> Revocation(name="old", public="", revoked="2026-11-25T10:00:00Z", reason="lost", stands=frozenset()).words
+        'key old, revoked on 2026-11-25 (lost)'
+        """
+        return f"key {self.name}, revoked on {self.revoked[:10]} ({self.reason})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +65,7 @@ class PublicKey:
     """What anybody may hold: proves that a signature was made by its private half."""
 
     raw: bytes  # 32 bytes
+    revocation: "Revocation | None" = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.raw) != 32:
@@ -48,15 +77,23 @@ class PublicKey:
         return sha256(self.raw).hexdigest()
 
     def verify(self, content: bytes, signature: bytes) -> None:
-        """Return only if `signature` was made over `content` by the private half.
+        """Return only if `signature` was made over `content` by the private half, and the key is believed for it.
 
         Raises:
-            IntegrityError: it was not.
+            IntegrityError: it was not, or the key was revoked and `content` is not among what still stands.
         """
+        if not self.matches(content, signature):
+            raise IntegrityError(f"The signature does not match its content under key {self.keyid[:16]}.")
+        if self.revocation is not None and sha256(content).hexdigest() not in self.revocation.stands:
+            raise IntegrityError(f"It is signed by {self.revocation.words}, and is not among what still stands.")
+
+    def matches(self, content: bytes, signature: bytes) -> bool:
+        """Whether `signature` was made over `content` by the private half, be it revoked or not."""
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, content)
         except (InvalidSignature, ValueError):
-            raise IntegrityError(f"The signature does not match its content under key {self.keyid[:16]}.") from None
+            return False
+        return True
 
     def to_pem(self) -> bytes:
         """The key as PEM SubjectPublicKeyInfo."""
@@ -70,8 +107,26 @@ class PublicKey:
             ConflictError: `path` holds something else; a key is never replaced silently.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not _create_file(path, self.to_pem(), mode=0o644) and load_public_key(path) != self:
+        if not create_durably(path, self.to_pem(), mode=0o644) and load_public_key(path) != self:
             raise ConflictError(f"{path} holds another public key; choose another name or remove it first.")
+
+
+class Signer(Protocol):
+    """Whatever signs: a key held here, one behind a command, or the one that is active now."""
+
+    @property
+    def name(self) -> str:
+        """Of the key."""
+
+    @property
+    def public(self) -> PublicKey:
+        """Its public half."""
+
+    def sign(self, content: bytes) -> bytes:
+        """The 64-byte Ed25519 signature over `content`."""
+
+    def current(self) -> "Signer":
+        """The key itself, which stays the same while somebody signs and says who did."""
 
 
 class SigningKey:
@@ -96,6 +151,10 @@ class SigningKey:
     def sign(self, content: bytes) -> bytes:
         """The 64-byte Ed25519 signature over `content`."""
         return self._private.sign(content)
+
+    def current(self) -> Self:
+        """Itself."""
+        return self
 
     def __repr__(self) -> str:
         return f"SigningKey({self.name!r}, keyid={self.public.keyid[:16]!r})"
@@ -130,12 +189,8 @@ def create_key(directory: Path, name: str) -> SigningKey:
         ConflictError: a key of that name exists.
     """
     path = _private_path(directory, name)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _check_private(directory, directory.stat())
     key = SigningKey(name, Ed25519PrivateKey.generate())
-    pem = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    if not _create_file(path, pem, mode=0o600):
-        raise ConflictError(f"{path} exists; load it, or choose another name for the new key.")
+    create_private_file(path, key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return key
 
 
@@ -149,18 +204,7 @@ def load_key(directory: Path, name: str) -> SigningKey:
         IntegrityError: the file is not an Ed25519 private key.
     """
     path = _private_path(directory, name)
-    try:
-        _check_private(directory, directory.stat())
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: there is no key {name!r}; copy it there from where it was made.") from None
-    except PermissionError as error:
-        raise AccessError(f"{path} cannot be read: {error}.") from None
-    except OSError:
-        raise AccessError(f"{path} is a link or not a file; a private key must be a plain file.") from None
-    with open(descriptor, "rb") as file:
-        _check_private(path, os.fstat(descriptor))
-        content = file.read(MAX_KEY_FILE_BYTES)
+    content = read_private_file(path)
     try:
         private = load_pem_private_key(content, password=None)
     except (ValueError, TypeError):
@@ -170,11 +214,46 @@ def load_key(directory: Path, name: str) -> SigningKey:
     return SigningKey(name, private)
 
 
+def create_private_file(path: Path, content: bytes) -> None:
+    """Make `path` (0600) in a directory of one's own (0700); a half-written secret never shows.
+
+    Raises:
+        AccessError: others can look into the directory.
+        ConflictError: the file exists.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_private(path.parent, path.parent.stat())
+    if not create_durably(path, content, mode=0o600):
+        raise ConflictError(f"{path} exists; load it, or choose another name for the new key.")
+
+
+def read_private_file(path: Path) -> bytes:
+    """The content of a key file that is its owner's alone.
+
+    Raises:
+        NotFoundError: there is no such file.
+        AccessError: others can read it or look into its directory, or it is a link.
+    """
+    try:
+        _check_private(path.parent, path.parent.stat())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: there is no key {path.stem!r}; copy it there from where it was made.") from None
+    except PermissionError as error:
+        raise AccessError(f"{path} cannot be read: {error}.") from None
+    except OSError:
+        raise AccessError(f"{path} is a link or not a file; a private key must be a plain file.") from None
+    with open(descriptor, "rb") as file:
+        _check_private(path, os.fstat(descriptor))
+        return file.read(MAX_KEY_FILE_BYTES)
+
+
 def load_public_key(path: Path) -> PublicKey:
     """The public key in the PEM file `path`.
 
     Raises:
         NotFoundError: there is no such file.
+        AccessError: it cannot be read.
         IntegrityError: it is not an Ed25519 public key.
     """
     try:
@@ -182,6 +261,8 @@ def load_public_key(path: Path) -> PublicKey:
             content = file.read(MAX_KEY_FILE_BYTES)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: there is no such public key.") from None
+    except OSError as error:
+        raise AccessError(f"{path} cannot be read ({error.strerror}); give a PEM file of a public key.") from None
     try:
         public = load_pem_public_key(content)
     except (ValueError, TypeError):
@@ -192,19 +273,37 @@ def load_public_key(path: Path) -> PublicKey:
 
 
 def load_public_keys(directory: Path) -> dict[str, PublicKey]:
-    """Every public key (`*.pub`) of `directory`, by keyid; none if the directory is missing.
+    """Every public key (`*.pub`) of `directory`, by keyid, and those revoked; none if the directory is missing.
 
     Raises:
-        IntegrityError: one of the files is not an Ed25519 public key.
+        IntegrityError: one of the files is not an Ed25519 public key, or not a revocation.
     """
     keys = [load_public_key(path) for path in sorted(directory.glob("*" + PUBLIC_SUFFIX))]
-    return {key.keyid: key for key in keys}
+    revoked = [_revoked_key(path) for path in sorted((directory / REVOKED).glob("*.json"))]
+    return {key.keyid: key for key in (*keys, *revoked)}  # where a key is both, it is revoked
+
+
+def _revoked_key(path: Path) -> PublicKey:
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Revocation)
+        return PublicKey(bytes.fromhex(found.public), found)
+    except (msgspec.MsgspecError, ValueError, OSError) as error:  # it cannot be passed over: the key would be believed
+        raise IntegrityError(f"{path} is no revocation ({error}); restore it from a copy.") from None
+
+
+def check_key_name(name: str) -> str:
+    """`name`, if a key can be called so.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"A key cannot be named {name!r}; use 1 to 64 of a-z, 0-9, '.', '_', '-'.")
+    return name
 
 
 def _private_path(directory: Path, name: str) -> Path:
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"A key cannot be named {name!r}; use 1 to 64 of a-z, 0-9, '.', '_', '-'.")
-    return directory / (name + PRIVATE_SUFFIX)
+    return directory / (check_key_name(name) + PRIVATE_SUFFIX)
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
@@ -214,26 +313,3 @@ def _check_private(path: Path, status: os.stat_result) -> None:
         raise AccessError(f"{path} has mode {mode:04o}: others can reach it; make it private with chmod {wanted}.")
     if status.st_uid != os.geteuid():
         raise AccessError(f"{path} belongs to user {status.st_uid}, not to you ({os.geteuid()}).")
-
-
-def _create_file(path: Path, content: bytes, *, mode: int) -> bool:
-    """Make `path` durable with `content` all at once; False if it exists."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        try:
-            os.link(draft, path)  # unlike rename, never replaces
-        except FileExistsError:
-            return False
-    finally:
-        os.unlink(draft)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return True

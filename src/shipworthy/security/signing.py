@@ -7,10 +7,11 @@ import json
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Mapping
+from hashlib import sha256
 
 from shipworthy.kernel.digest import canonical_json
 from shipworthy.kernel.errors import IntegrityError
-from shipworthy.security.keys import PublicKey, SigningKey
+from shipworthy.security.keys import PublicKey, Signer
 
 MAX_SIGNATURES = 16  # bounds the work that a hostile envelope can ask for
 
@@ -25,8 +26,9 @@ def pre_authentication(payload: bytes, media_type: str) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign_envelope(payload: bytes, media_type: str, key: SigningKey) -> bytes:
+def sign_envelope(payload: bytes, media_type: str, key: Signer) -> bytes:
     """The DSSE envelope of `payload` with one signature, as canonical JSON; the same input, the same bytes."""
+    key = key.current()  # whichever is active: the same one signs and is named
     signature = key.sign(pre_authentication(payload, media_type))
     return canonical_json(
         {
@@ -62,6 +64,16 @@ def open_envelope(envelope: bytes, media_type: str, keys: Mapping[str, PublicKey
     if not any(vouched):
         raise IntegrityError(f"No key known here signed the envelope; {len(keys)} keys are known.")
     return payload
+
+
+def signed_digest(envelope: bytes, media_type: str, keys: Mapping[str, PublicKey]) -> str:
+    """Hexadecimal SHA-256 of what was signed, by which a revocation says what still stands.
+
+    Raises:
+        IntegrityError: as `open_envelope`.
+    """
+    payload = open_envelope(envelope, media_type, keys)
+    return sha256(pre_authentication(payload, media_type)).hexdigest()
 
 
 def _vouches(signature: object, signed: bytes, keys: Mapping[str, PublicKey]) -> bool:

@@ -3,9 +3,12 @@ the decision policy, a record before the answer. Imports nothing heavy and needs
 
 __all__ = [
     "answer",
+    "caller",
     "counters",
     "decode",
+    "gate",
     "inference",
+    "listener",
     "live",
     "openapi",
     "outcomes",

@@ -5,6 +5,7 @@ Plain integers that the event loop alone touches; labels are of bounded number b
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 MEDIA = b"text/plain; version=0.0.4; charset=utf-8"
@@ -34,8 +35,25 @@ class Counters:
         self.latency_sum += seconds
 
 
-def render_metrics(counters: Counters, release: str, generation: int, is_ready: bool) -> bytes:
-    """The counts in Prometheus' text format."""
+def render_metrics(
+    counters: Counters,
+    release: str,
+    generation: int,
+    is_ready: bool,
+    *,
+    refusals: Mapping[str, int],
+    certificate_expires: float | None,
+) -> bytes:
+    """The counts in Prometheus' text format.
+
+    Args:
+        counters: of the loop.
+        release: that answers.
+        generation: of the deployment.
+        is_ready: whether predictions are answered.
+        refusals: of the gate, by reason.
+        certificate_expires: Unix seconds; None: there is none.
+    """
     lines: list[str] = []
     _family(lines, "answers_total", "counter", "Predictions answered.")
     for (source, handling), count in sorted(counters.answers.items()):
@@ -46,6 +64,12 @@ def render_metrics(counters: Counters, release: str, generation: int, is_ready: 
     _family(lines, "responses_total", "counter", "HTTP responses, by status.")
     for status, count in sorted(counters.responses.items()):
         lines.append(f'shipworthy_responses_total{{status="{status}"}} {count}')
+    _family(lines, "refusals_total", "counter", "Requests that the gate refused, by reason.")
+    for reason, count in sorted(refusals.items()):
+        lines.append(f'shipworthy_refusals_total{{reason="{reason}"}} {count}')
+    if certificate_expires is not None:
+        _family(lines, "certificate_expires_seconds", "gauge", "When the TLS certificate ends, Unix time.")
+        lines.append(f"shipworthy_certificate_expires_seconds {certificate_expires:.0f}")
     _histogram(lines, counters)
     for name, kind, text, value in (
         ("model_runs_total", "counter", "Runs of the model.", counters.runs),

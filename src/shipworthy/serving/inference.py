@@ -14,7 +14,7 @@ from shipworthy.bundle.format import Kind, Policy, Schema
 from shipworthy.serving.answer import Answer
 from shipworthy.serving.decode import InvalidRequestError, Sample, parse_strictly
 from shipworthy.serving.path import Job, Outcome, PredictionPath
-from shipworthy.serving.plain import MAX_ROWS, SLICE_ROWS, problem_of
+from shipworthy.serving.plain import MAX_ROWS, SLICE_ROWS, Charge, problem_of
 from shipworthy.serving.problem import FieldProblem, Problem, make_problem
 from shipworthy.serving.protocol import Exchange
 from shipworthy.serving.servable import Servable
@@ -96,6 +96,7 @@ class InferenceEndpoint:
         path: where jobs go.
         choose: makes a sample of a request object for the release that answers it, or for the version named.
         call_soon: the loop's.
+        charge: counts rows against the caller's day.
     """
 
     def __init__(
@@ -103,10 +104,12 @@ class InferenceEndpoint:
         path: PredictionPath,
         choose: ChooseObject,
         call_soon: Callable[[Callable[[], None]], object],
+        charge: Charge,
     ) -> None:
         self._path = path
         self._choose = choose
         self._call_soon = call_soon
+        self._charge = charge
 
     def infer(self, policy: Policy, schema: Schema, version: str | None, exchange: Exchange, body: bytes) -> None:
         """Answer one request of tensors."""
@@ -119,6 +122,10 @@ class InferenceEndpoint:
             return
         if not self._path.admit(len(items)):
             refuse_inference(exchange, make_problem(503, "Too many predictions are waiting; try again later."))
+            return
+        if (refused := self._charge(exchange, len(items))) is not None:
+            self._path.give_back(len(items))
+            refuse_inference(exchange, make_problem(refused.status, refused.detail), refused.headers)
             return
         choose = partial(self._choose, version=version)  # type: ignore[call-arg]
         _InferenceRequest(self._path, choose, self._call_soon, exchange, request, items, wanted, policy).step()
@@ -200,11 +207,11 @@ class _InferenceRequest:
         self._exchange.respond(200, _encode(document))
 
 
-def refuse_inference(exchange: Exchange, problem: Problem) -> None:
+def refuse_inference(exchange: Exchange, problem: Problem, extra: bytes = b"") -> None:
     """Answer with the problem in the protocol's form: `error` beside the fields of RFC 9457; 422 becomes 400."""
     status = 400 if problem.status == 422 else problem.status
     document = {"error": _flat(problem), **msgspec.to_builtins(problem), "status": status}
-    exchange.respond(status, _encode(document), extra=b"retry-after: 1\r\n" if status == 503 else b"")
+    exchange.respond(status, _encode(document), extra=extra or (b"retry-after: 1\r\n" if status == 503 else b""))
 
 
 def _flat(problem: Problem) -> str:

@@ -12,6 +12,7 @@ from shipworthy.bundle.format import Access, AccessToken, DeployedRelease, Deplo
 from shipworthy.bundle.verify import verify_bundle
 from shipworthy.kernel.errors import IntegrityError, NotFoundError
 from shipworthy.security.keys import PublicKey, load_public_keys
+from shipworthy.security.vault import Vault
 from shipworthy.serving.runtimes.runtime import Runtime
 from shipworthy.serving.servable import Servable, load_servable
 
@@ -39,7 +40,13 @@ def read_signature(live: Path) -> Signature:
     return tuple(_stat(live / name) for name in (DEPLOYMENT, ACCESS))
 
 
-def load_live(live: Path, keys: Path, make_runtime: Callable[[bytes], Runtime], last: LiveState | None) -> LiveState:
+def load_live(
+    live: Path,
+    keys: Path,
+    make_runtime: Callable[[bytes], Runtime],
+    last: LiveState | None,
+    vault: Vault | None = None,
+) -> LiveState:
     """The state that the files on disk describe; releases that `last` holds are not loaded again.
 
     Args:
@@ -47,8 +54,10 @@ def load_live(live: Path, keys: Path, make_runtime: Callable[[bytes], Runtime], 
         keys: directory of the public keys to believe.
         make_runtime: loads a model.
         last: the state that now answers.
+        vault: opens bundles that are sealed, and seals records where a policy asks for it.
 
     Raises:
+        AccessError: something is or has to be sealed, and the key is not here.
         NotFoundError: nothing is deployed.
         IntegrityError: a file is not what its signer wrote, of another environment, or older than what was seen.
     """
@@ -62,7 +71,11 @@ def load_live(live: Path, keys: Path, make_runtime: Callable[[bytes], Runtime], 
         seen = last.deployment.generation
         raise IntegrityError(f"{live / DEPLOYMENT} has generation {deployment.generation}; {seen} was seen already.")
     loaded = {} if last is None else {servable.digest: servable for servable in last.servables}
-    servables = tuple(_load(live, release, deployment, known, make_runtime, loaded) for release in deployment.releases)
+    servables = tuple(
+        _load(live, release, deployment, known, make_runtime, loaded, vault) for release in deployment.releases
+    )
+    if vault is not None and any(servable.policy.encryption == "at_rest" for servable in servables):
+        vault.check_seals()  # now rather than at the first record
     access = _load_access(live, known, last)
     return LiveState(
         deployment=deployment,
@@ -83,11 +96,12 @@ def _load(
     keys: Mapping[str, PublicKey],
     make_runtime: Callable[[bytes], Runtime],
     loaded: Mapping[str, Servable],
+    vault: Vault | None,
 ) -> Servable:
     if release.digest in loaded:
         return loaded[release.digest]
     directory = bundle_path(live, release.digest)
-    bundle = verify_bundle(directory, keys, release.digest)
+    bundle = verify_bundle(directory, keys, release.digest, vault)
     if (bundle.release, bundle.payload.digest) != (release.release, release.payload):
         raise IntegrityError(f"{directory} holds {bundle.release}; the deployment names {release.release}.")
     if bundle.payload.schema.system != deployment.system:

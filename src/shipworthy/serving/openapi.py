@@ -31,7 +31,10 @@ def describe_api(schema: Schema, policy: Policy, release: str, *, outcomes: bool
             "/v2/health/live": {"get": _get("Whether the process answers.")},
             "/v2/health/ready": {"get": _get("Whether predictions are answered by the model.")},
             "/metrics": {
-                "get": {"summary": "Counts for Prometheus.", "responses": {"200": _content("text/plain", {})}}
+                "get": {
+                    "summary": "Counts for Prometheus.",
+                    "responses": {"200": _content("text/plain", {}), "403": _PROBLEM, "421": _PROBLEM},
+                }
             },
             "/openapi.json": {"get": _get("This document.", guarded=True)},
         },
@@ -54,11 +57,11 @@ def _content(media: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _get(summary: str, *, guarded: bool = False) -> dict[str, Any]:
-    responses = {"200": _content("application/json", {"type": "object"})}
+    responses = {"200": _content("application/json", {"type": "object"}), "403": _PROBLEM, "421": _PROBLEM}
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if guarded:
         operation["security"] = [{"token": []}]
-        responses |= {"401": _PROBLEM, "403": _PROBLEM}
+        responses |= {"401": _PROBLEM, "429": _PROBLEM}
     return operation
 
 
@@ -67,7 +70,7 @@ def _predict_operation() -> dict[str, Any]:
     problem = {"$ref": "#/components/schemas/Problem"}
     body = {"oneOf": [request, {"type": "array", "items": request, "maxItems": 10_000}]}
     answers = {"oneOf": [answer, {"type": "array", "items": {"oneOf": [answer, problem]}}]}
-    refusals = ("400", "401", "403", "408", "413", "415", "422", "431", "503")
+    refusals = ("400", "401", "403", "408", "413", "415", "421", "422", "429", "431", "503")
     return {
         "summary": "Predict for one request, or for a list of up to 10,000.",
         "security": [{"token": []}],
@@ -79,7 +82,7 @@ def _predict_operation() -> dict[str, Any]:
 def _outcomes_operation() -> dict[str, Any]:
     outcome = {"$ref": "#/components/schemas/Outcome"}
     body = {"oneOf": [outcome, {"type": "array", "items": outcome, "maxItems": 10_000}]}
-    refusals = ("400", "401", "403", "408", "413", "415", "422", "431", "503")
+    refusals = ("400", "401", "403", "408", "413", "415", "421", "422", "429", "431", "503")
     return {
         "summary": "Tell what came true of one earlier prediction, or of up to 10,000. Telling it again has no effect.",
         "security": [{"token": []}],
@@ -116,7 +119,7 @@ def _infer_operation() -> dict[str, Any]:
             "200": _content("application/json", {"type": "object"}),
             "400": _content("application/json", {"type": "object", "required": ["error"]}),
         }
-        | dict.fromkeys(("401", "403", "408", "413", "415", "431", "503"), _PROBLEM),
+        | dict.fromkeys(("401", "403", "408", "413", "415", "421", "429", "431", "503"), _PROBLEM),
     }
 
 

@@ -16,6 +16,7 @@ from shipworthy.bundle.format import Policy
 from shipworthy.kernel.errors import ConflictError, StorageError
 from shipworthy.records.format import Outcome
 from shipworthy.records.write import SegmentWriter
+from shipworthy.security.vault import Vault
 from shipworthy.serving.counters import Counters
 from shipworthy.serving.decode import show
 from shipworthy.serving.path import Lane
@@ -68,6 +69,7 @@ class OutcomeLog:
         monotonic: for the pause after a refusal, seconds.
         call_soon: the loop's, safe from other threads.
         counters: counted in the loop alone.
+        vault: encrypts what a policy wants encrypted.
     """
 
     def __init__(
@@ -80,12 +82,15 @@ class OutcomeLog:
         monotonic: Callable[[], float],
         call_soon: CallSoon,
         counters: Counters,
+        vault: Vault | None = None,
     ) -> None:
         self.now = now
         self._place = (directory, environment, worker)
         self._monotonic = monotonic
         self._call_soon = call_soon
         self._counters = counters
+        self._vault = vault
+        self._seals = False
         self._lane: Lane | None = None
         self._writer: SegmentWriter | None = None  # touched by the lane alone
         self._waiting: list[tuple[list[Outcome], Done]] = []
@@ -103,8 +108,12 @@ class OutcomeLog:
         """Free places that no outcome takes."""
         self._open_rows -= rows
 
-    def append(self, outcomes: list[Outcome], done: Done) -> None:
-        """Write admitted outcomes with those that wait; `done` is called in the loop: on disk, or what was wrong."""
+    def append(self, outcomes: list[Outcome], done: Done, *, seal: bool = False) -> None:
+        """Write admitted outcomes with those that wait; `done` is called in the loop: on disk, or what was wrong.
+
+        With `seal` they are encrypted, as is everything from then on.
+        """
+        self._seals = self._seals or seal
         self._waiting.append((outcomes, done))
         if not self._is_writing:
             self._submit()
@@ -138,8 +147,9 @@ class OutcomeLog:
         problem: Problem | None = make_problem(503, _CANNOT)
         try:
             if self._writer is None:
-                self._writer = SegmentWriter(*self._place, now=self.now, monotonic=self._monotonic)
-            self._writer.append([_encode(outcome) for outcomes, _ in group for outcome in outcomes])
+                self._writer = SegmentWriter(*self._place, now=self.now, monotonic=self._monotonic, vault=self._vault)
+            contents = [_encode(outcome) for outcomes, _ in group for outcome in outcomes]
+            self._writer.append(contents, seal=self._seals)
             problem = None
         except (StorageError, ConflictError) as error:
             _log.error("outcomes refused: %s", error)
@@ -158,16 +168,12 @@ class OutcomeEndpoint:
         log: where outcomes go.
         policy: of the release that answers; says what can come true.
         call_soon: the loop's.
-        name_caller: who tells, for the outcome's source.
     """
 
-    def __init__(
-        self, log: OutcomeLog, policy: Policy, call_soon: CallSoon, name_caller: Callable[[Exchange], str]
-    ) -> None:
+    def __init__(self, log: OutcomeLog, policy: Policy, call_soon: CallSoon) -> None:
         self._log = log
         self._policy = policy
         self._call_soon = call_soon
-        self._name_caller = name_caller
 
     def tell(self, exchange: Exchange, body: bytes) -> None:
         """Take one object, or a list."""
@@ -182,7 +188,7 @@ class OutcomeEndpoint:
         elif not self._log.admit(len(items)):
             exchange.refuse(make_problem(503, "Too many outcomes are waiting; try again later."))
         else:
-            source = f"api:{self._name_caller(exchange)}"
+            source = f"api:{exchange.caller.name if exchange.caller else 'unknown'}"
             _Telling(self._log, self._policy, self._call_soon, exchange, items, source, is_list).step()
 
 
@@ -222,7 +228,7 @@ class _Telling:
             return
         self._log.give_back(len(self._items) - len(self._good))
         if self._good:
-            self._log.append(self._good, self._finish)
+            self._log.append(self._good, self._finish, seal=self._policy.encryption == "at_rest")
         else:
             self._answer()
 

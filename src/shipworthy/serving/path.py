@@ -252,7 +252,8 @@ class PredictionPath:
             if isinstance(answer, Answer)
         ]
         try:
-            self._writer.append(contents, sync=policy.durability == "sync")
+            seal = policy.encryption == "at_rest"
+            self._writer.append(contents, sync=policy.durability == "sync", seal=seal)
         except StorageError as error:
             if clock - self._complained_at > COMPLAIN_EVERY_S:
                 self._complained_at = clock

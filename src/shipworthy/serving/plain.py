@@ -6,6 +6,7 @@ from functools import partial
 import msgspec
 
 from shipworthy.serving.decode import InvalidRequestError, Sample
+from shipworthy.serving.gate import Refusal
 from shipworthy.serving.path import Job, Outcome, PredictionPath
 from shipworthy.serving.problem import Problem, make_problem
 from shipworthy.serving.protocol import Exchange
@@ -20,6 +21,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 Choose = Callable[[bytes], tuple[Servable, Sample]]
+Charge = Callable[[Exchange, int], Refusal | None]
 
 
 class PlainEndpoint:
@@ -29,6 +31,7 @@ class PlainEndpoint:
         path: where jobs go.
         choose: decodes one request with the schema of the release that will answer it.
         call_soon: the loop's.
+        charge: counts rows against the caller's day.
     """
 
     def __init__(
@@ -36,10 +39,12 @@ class PlainEndpoint:
         path: PredictionPath,
         choose: Choose,
         call_soon: Callable[[Callable[[], None]], object],
+        charge: Charge,
     ) -> None:
         self._path = path
         self._choose = choose
         self._call_soon = call_soon
+        self._charge = charge
 
     def predict(self, exchange: Exchange, body: bytes) -> None:
         """Answer one object, or begin with a list."""
@@ -51,6 +56,10 @@ class PlainEndpoint:
             return
         if not self._path.admit(1):
             exchange.refuse(make_problem(503, "Too many predictions are waiting; try again later."))
+            return
+        if (refused := self._charge(exchange, 1)) is not None:
+            self._path.give_back(1)
+            exchange.refuse(make_problem(refused.status, refused.detail), refused.headers)
             return
         try:
             servable, sample = self._choose(body)
@@ -72,6 +81,9 @@ class PlainEndpoint:
             exchange.refuse(make_problem(503, "Too many predictions are waiting; try again later."))
         elif not items:
             exchange.respond(200, b"[]")
+        elif (refused := self._charge(exchange, len(items))) is not None:
+            self._path.give_back(len(items))
+            exchange.refuse(make_problem(refused.status, refused.detail), refused.headers)
         else:
             _ListRequest(self._path, self._choose, self._call_soon, exchange, items).step()
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import httptools
 import msgspec
 
+from shipworthy.serving.caller import Caller
 from shipworthy.serving.problem import MEDIA, REASONS, Problem, make_problem
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -33,13 +34,19 @@ _KEPT_HEADERS = frozenset(
 _VERSIONS = ("1.1", "1.0")
 _EXTRA = {401: b'www-authenticate: Bearer realm="shipworthy"\r\n', 503: b"retry-after: 1\r\n"}
 
+_RESPONSE = (
+    b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
+    b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"  # answers are data, for their caller alone
+    b"%b%b\r\n%b"
+)
+
 _encode = msgspec.json.Encoder().encode
 
 
 class Exchange:
     """One request and its answer's place in the order of the connection."""
 
-    __slots__ = ("arrived", "connection", "headers", "keep_alive", "method", "path", "payload")
+    __slots__ = ("arrived", "caller", "connection", "headers", "keep_alive", "method", "path", "payload")
 
     def __init__(self, connection: "Connection", arrived: float) -> None:
         self.connection = connection
@@ -48,6 +55,7 @@ class Exchange:
         self.path = b""
         self.headers: dict[bytes, bytes] = {}
         self.keep_alive = True
+        self.caller: Caller | None = None  # once the gate has let it through
         self.payload: bytes | None = None
 
     def respond(self, status: int, body: bytes, media: bytes = JSON, extra: bytes = b"") -> None:
@@ -62,7 +70,7 @@ class Exchange:
         if self.payload is not None:
             return
         end = b"" if self.keep_alive else b"connection: close\r\n"
-        self.payload = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
+        self.payload = _RESPONSE % (
             status,
             REASONS[status].encode(),
             media,
@@ -129,6 +137,7 @@ class Connection(asyncio.Protocol):
         self._began = 0  # messages
         self._deaf = False  # nothing more is read
         self._blocked = False  # the client does not read
+        self._is_tls = False
         self._crowded = False  # too many requests are open
         self.since = clock()  # last time that a message began or ended
 
@@ -136,6 +145,12 @@ class Connection(asyncio.Protocol):
     def is_idle(self) -> bool:
         """Whether no request is open, begun or half read."""
         return not self._open and self._exchange is None
+
+    @property
+    def address(self) -> str:
+        """Whence it came, as far as the socket knows: of a proxy in front, the proxy's."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
 
     @property
     def is_receiving(self) -> bool:
@@ -147,6 +162,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
         self._transport = transport  # type: ignore[assignment]
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
         if not self._service.opened(self):
             self.abort()
 
@@ -178,7 +194,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more; answers under way are still written."""
         self._deaf = True
-        return bool(self._open)
+        return bool(self._open) and not self._is_tls  # TLS has no half-closed connections
 
     def pause_writing(self) -> None:
         """The client does not read: neither do we."""

@@ -1,19 +1,17 @@
 """The route table: every path, its methods, who may call it, and how long its body may be.
 
-Deny by default: a route says `public`, `predict` or `outcomes`, and what is not in the table does not exist.
+Deny by default: a route says `public`, `predict` or `tell`, and what is not in the table does not exist.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from shipworthy.serving.gate import Access, Gate
 from shipworthy.serving.problem import make_problem
 from shipworthy.serving.protocol import Exchange, Handler
 
 MAX_SWALLOWED_BYTES = 64 * 1024  # of a refused request's body, so that its connection can live on
 NO_BODY_BYTES = 0
-
-Access = Literal["public", "predict", "outcomes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +26,16 @@ class Route:
 RouteTable = Mapping[bytes, Mapping[bytes, Route]]
 
 
-def find_route(
-    table: RouteTable, exchange: Exchange, may_call: Callable[[Exchange, Access], int]
-) -> tuple[Handler, int]:
+def find_route(table: RouteTable, exchange: Exchange, gate: Gate) -> tuple[Handler, int]:
     """What answers or refuses the exchange.
 
     Args:
         table: by path, then by method.
         exchange: with its header.
-        may_call: 200, or the status of the refusal, for routes that are not public.
+        gate: says who may.
     """
+    if (refused := gate.check_host(exchange)) is not None:
+        return _refusal(refused.status, refused.detail)
     methods = table.get(exchange.path)
     if methods is None:
         return _refusal(404, "No such path.")
@@ -45,8 +43,8 @@ def find_route(
     if route is None:
         allowed = b", ".join(sorted(methods))
         return _refusal(405, f"Allowed: {allowed.decode()}.", b"allow: " + allowed + b"\r\n")
-    if route.access != "public" and (status := may_call(exchange, route.access)) != 200:
-        return _refusal(status, _DETAILS[status].format(route.access))
+    if (refused := gate.check_caller(exchange, route.access)) is not None:
+        return _refusal(refused.status, refused.detail, refused.headers)
     if route.body_bytes and not _is_json(exchange.headers.get(b"content-type", b"application/json")):
         return _refusal(415, "Send the body as application/json.")
     if route.body_bytes and exchange.headers.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -54,12 +52,6 @@ def find_route(
     if b"inference-header-content-length" in exchange.headers:
         return _refusal(400, "Tensors come as JSON here: send them without the binary data extension.")
     return route.handler, route.body_bytes or MAX_SWALLOWED_BYTES
-
-
-_DETAILS = {
-    401: "Send `Authorization: Bearer TOKEN` with a token that is valid.",
-    403: "This caller's token has no scope for {} here.",
-}
 
 
 def _is_json(media: bytes) -> bool:

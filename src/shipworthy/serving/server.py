@@ -6,14 +6,13 @@
 import argparse
 import asyncio
 import gc
-import ipaddress
 import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +20,17 @@ import msgspec
 import uvloop
 
 from shipworthy import __version__
-from shipworthy.bundle.format import AccessToken
 from shipworthy.engines.lifeline import end_with_parent
-from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError, UsageError
+from shipworthy.kernel.errors import InternalError, ShipworthyError, StorageError, UsageError
 from shipworthy.records.write import SegmentWriter
-from shipworthy.security.tokens import hash_token
+from shipworthy.security.tls import Binding, check_binding, check_tls, make_tls
+from shipworthy.security.vault import DATA_KEYS, Vault
 from shipworthy.serving.counters import MEDIA as METRICS_MEDIA
 from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.decode import RequestDecoder, Sample
+from shipworthy.serving.gate import Gate
 from shipworthy.serving.inference import InferenceEndpoint, describe_model
+from shipworthy.serving.listener import Listener
 from shipworthy.serving.live import LiveState, Signature, load_live, read_signature
 from shipworthy.serving.openapi import describe_api
 from shipworthy.serving.outcomes import MAX_BODY_BYTES as MAX_OUTCOME_BYTES
@@ -39,7 +40,7 @@ from shipworthy.serving.plain import MAX_BATCH_BYTES, PlainEndpoint
 from shipworthy.serving.problem import make_problem
 from shipworthy.serving.protocol import Connection, Exchange, Handler
 from shipworthy.serving.router import choose_release, unit_of
-from shipworthy.serving.routes import Access, Route, RouteTable, find_route
+from shipworthy.serving.routes import Route, RouteTable, find_route
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.serving.runtimes.rehearsed import FailingRuntime
 from shipworthy.serving.runtimes.runtime import Runtime
@@ -52,7 +53,6 @@ DRAIN_S = 10.0  # for answers under way when told to stop
 STUCK_S = 5.0  # a run late for longer makes the server not ready
 MAX_CONNECTIONS = 2048
 MAX_HELD_BYTES = 48 * 2**20  # of bodies being received, all connections together
-BACKLOG = 1024
 
 _SERVER = msgspec.json.encode({"name": "shipworthy", "version": __version__, "extensions": []})
 
@@ -68,12 +68,26 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
     open: bool = False  # anyone on loopback may predict
+    tls_cert: str = ""  # PEM files; empty: plain HTTP
+    tls_key: str = ""
+    tls_client_ca: str = ""  # callers must show a certificate of these authorities
     tls_terminated_upstream: bool = False
+    allowed_hosts: tuple[str, ...] = ()  # names by which it may be asked; none: any, when tokens are asked for
     workers: int = 1
     worker: str = "w0"  # names the record segments
     receive_timeout_s: float = 10.0  # for one request to come in whole
     rehearse: Literal["", "failure"] = ""  # failure: every run of the model raises, to see what callers get
     outcomes: str = ""  # directory outcomes/ENV; empty: none are taken
+
+    @property
+    def binding(self) -> Binding:
+        """Where it listens, and what protects it there.
+
+        Raises:
+            UsageError: a certificate without its key, or the like.
+        """
+        tls = make_tls(self.tls_cert, self.tls_key, self.tls_client_ca)
+        return Binding(self.host, tls, self.tls_terminated_upstream, self.allowed_hosts)
 
 
 class Server:
@@ -100,14 +114,16 @@ class Server:
         outcomes: OutcomeLog | None = None,
     ) -> None:
         self._settings = settings
+        self._binding = settings.binding
         self._loop = loop
         self._path = path
-        self._now = now
         self._outcomes = outcomes
         self.counters = counters
         self.connections: set[Connection] = set()
         self.is_draining = False
         self.refused: str | None = None  # why a newer deployment does not answer
+        self.gate = Gate(now, time.monotonic, hosts=settings.allowed_hosts, is_open=settings.open)
+        self.certificate_expires: float | None = None  # Unix seconds
         self._held = 0
         self._unsticky = 0
         self.switch(state)
@@ -116,14 +132,15 @@ class Server:
         """Answer from `state` on from the next request."""
         self.state = state
         self.refused = None
+        self.gate.replace(state.deployment.system, state.tokens.values())
         self._routes = self._make_routes(state)
 
     def _make_routes(self, state: LiveState) -> RouteTable:
         primary, system = state.primary, state.deployment.system
         call_soon = self._loop.call_soon
         choose = self._choose if len(state.servables) > 1 else partial(_decode_for, primary)
-        plain = PlainEndpoint(self._path, choose, call_soon)
-        inference = InferenceEndpoint(self._path, self._choose_object, call_soon)
+        plain = PlainEndpoint(self._path, choose, call_soon, self.gate.charge)
+        inference = InferenceEndpoint(self._path, self._choose_object, call_soon, self.gate.charge)
         versions = {servable.version: servable for servable in state.servables}
         described = partial(_respond, describe_model(primary, tuple(versions)))
         table: dict[bytes, dict[bytes, Route]] = {
@@ -146,9 +163,9 @@ class Server:
 
     def _outcomes_route(self, primary: Servable) -> Route:
         if self._outcomes is None:
-            return Route(_refuse_outcomes, "outcomes", MAX_OUTCOME_BYTES)
-        endpoint = OutcomeEndpoint(self._outcomes, primary.policy, self._loop.call_soon, self._name_caller)
-        return Route(endpoint.tell, "outcomes", MAX_OUTCOME_BYTES)
+            return Route(_refuse_outcomes, "tell", MAX_OUTCOME_BYTES)
+        endpoint = OutcomeEndpoint(self._outcomes, primary.policy, self._loop.call_soon)
+        return Route(endpoint.tell, "tell", MAX_OUTCOME_BYTES)
 
     def _describe(self, primary: Servable) -> bytes:
         takes = self._outcomes is not None
@@ -163,7 +180,7 @@ class Server:
 
     def admit(self, exchange: Exchange) -> tuple[Handler, int]:
         """See `Service`."""
-        return find_route(self._routes, exchange, self._may_call)
+        return find_route(self._routes, exchange, self.gate)
 
     def opened(self, connection: Connection) -> bool:
         """See `Service`."""
@@ -198,26 +215,6 @@ class Server:
 
     # --- routing
 
-    def _may_call(self, exchange: Exchange, access: Access) -> int:
-        """Who may predict may also tell outcomes; a token for outcomes alone may not predict."""
-        if self._settings.open:
-            return 200 if _is_local(exchange) else 403
-        known = self._find_token(exchange)
-        if known is None or (known.expires is not None and known.expires <= self._now()):
-            return 401
-        system = self.state.deployment.system
-        return 200 if f"predict:{system}" in known.scopes or f"{access}:{system}" in known.scopes else 403
-
-    def _find_token(self, exchange: Exchange) -> AccessToken | None:
-        scheme, _, token = exchange.headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not token:
-            return None
-        return self.state.tokens.get(hash_token(token.strip().decode("latin-1")))
-
-    def _name_caller(self, exchange: Exchange) -> str:
-        known = None if self._settings.open else self._find_token(exchange)
-        return "open" if known is None else known.name
-
     def _choose(self, body: bytes) -> tuple[Servable, Sample]:
         """The release for this request, by its subject, key or id, and the request in its schema."""
         return self._route(lambda decoder: decoder.decode(body))
@@ -250,7 +247,7 @@ class Server:
             "releases": [release.release for release in state.deployment.releases],
             "generation": state.deployment.generation,
             "access": "open on loopback" if self._settings.open else "token",
-            "tls": "upstream" if self._settings.tls_terminated_upstream else "none, loopback",
+            "tls": self._binding.mode,
             "refused": self.refused,
         }
         exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))
@@ -261,7 +258,14 @@ class Server:
 
     def _metrics(self, exchange: Exchange, body: bytes) -> None:
         state = self.state
-        content = render_metrics(self.counters, state.primary.release, state.deployment.generation, self.is_ready)
+        content = render_metrics(
+            self.counters,
+            state.primary.release,
+            state.deployment.generation,
+            self.is_ready,
+            refusals=self.gate.refused,
+            certificate_expires=self.certificate_expires,
+        )
         exchange.respond(200, content, METRICS_MEDIA)
 
 
@@ -287,23 +291,21 @@ def serve(
     """
     check_settings(settings)
     signature = read_signature(Path(settings.live))  # before: what changes while loading is noticed
-    state = load_live(Path(settings.live), Path(settings.keys), make_runtime, None)
-    uvloop.run(_serve(settings, state, signature, ready, make_runtime))
+    vault = Vault(Path(settings.keys) / DATA_KEYS, os.environ)
+    state = load_live(Path(settings.live), Path(settings.keys), make_runtime, None, vault)
+    uvloop.run(_serve(settings, state, signature, ready, make_runtime, vault))
 
 
 def check_settings(settings: ServerSettings) -> None:
     """Refuse what must not be served.
 
     Raises:
-        UsageError: open to others than this machine, without TLS, or more workers than there can be.
+        UsageError: open to others than this machine, without TLS, a certificate that is not right, or more workers
+            than there can be.
     """
-    loopback = _is_loopback(settings.host)
-    if settings.open and not loopback:
-        raise UsageError(f"{settings.host} is not loopback: an open server answers this machine alone. Use tokens.")
-    if not loopback and not settings.tls_terminated_upstream:
-        raise UsageError(
-            f"{settings.host} is not loopback: put TLS in front of it and say so with --tls-terminated-upstream."
-        )
+    check_binding(settings.binding, is_open=settings.open)
+    if settings.binding.tls is not None:
+        check_tls(settings.binding.tls, time.time())
     if settings.workers != 1:
         raise UsageError(f"{settings.workers} workers were asked for; one is what this version can run.")
 
@@ -314,27 +316,31 @@ async def _serve(
     signature: Signature,
     ready: Callable[[str], None] | None,
     make_runtime: Callable[[bytes], Runtime],
+    vault: Vault,
 ) -> None:
     loop = asyncio.get_running_loop()
     live = Path(settings.live)
-    writer = _open_writer(settings, live.name)
+    writer = _open_writer(settings, live.name, vault)
     counters = Counters()
     names = PathSettings(live.name, settings.worker, time.time, time.monotonic, os.urandom)
     path = PredictionPath(loop, writer, counters, names)
-    outcomes = _open_outcomes(settings, live.name, loop, counters)
+    outcomes = _open_outcomes(settings, live.name, loop, counters, vault)
     server = Server(settings, loop, state, path, counters, time.time, outcomes)
+    tls = settings.binding.tls
+    accept = partial(Connection, server, time.monotonic)
+    listener = Listener(loop, accept, tls, time.time, settings.receive_timeout_s)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        listener = await _listen(loop, server, settings)
-        port = listener.sockets[0].getsockname()[1]
+        port = await listener.open(settings.host, settings.port)
+        server.certificate_expires = listener.expires
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         gc.collect()
         gc.freeze()
-        watch = loop.create_task(_watch(server, live, Path(settings.keys), make_runtime, signature))
+        watch = loop.create_task(_watch(server, listener, live, Path(settings.keys), make_runtime, signature, vault))
         if ready is not None:
-            ready(f"http://{host}:{port}")
+            ready(f"{settings.binding.scheme}://{host}:{port}")
         await stop.wait()
         watch.cancel()
         await _drain(server, listener)
@@ -345,12 +351,14 @@ async def _serve(
         writer.close()
 
 
-def _open_writer(settings: ServerSettings, environment: str) -> SegmentWriter:
-    return SegmentWriter(Path(settings.records), environment, settings.worker, now=time.time, monotonic=time.monotonic)
+def _open_writer(settings: ServerSettings, environment: str, vault: Vault) -> SegmentWriter:
+    return SegmentWriter(
+        Path(settings.records), environment, settings.worker, now=time.time, monotonic=time.monotonic, vault=vault
+    )
 
 
 def _open_outcomes(
-    settings: ServerSettings, environment: str, loop: asyncio.AbstractEventLoop, counters: Counters
+    settings: ServerSettings, environment: str, loop: asyncio.AbstractEventLoop, counters: Counters, vault: Vault
 ) -> OutcomeLog | None:
     if not settings.outcomes:
         return None
@@ -362,22 +370,18 @@ def _open_outcomes(
         monotonic=time.monotonic,
         call_soon=loop.call_soon_threadsafe,
         counters=counters,
+        vault=vault,
     )
 
 
-async def _listen(loop: asyncio.AbstractEventLoop, server: Server, settings: ServerSettings) -> asyncio.Server:
-    try:
-        return await loop.create_server(
-            lambda: Connection(server, time.monotonic), settings.host, settings.port, backlog=BACKLOG
-        )
-    except OSError as error:
-        raise ConflictError(
-            f"Port {settings.port} of {settings.host} cannot be listened on ({error.strerror}); choose another port."
-        ) from None
-
-
 async def _watch(
-    server: Server, live: Path, keys: Path, make_runtime: Callable[[bytes], Runtime], signature: Signature
+    server: Server,
+    listener: Listener,
+    live: Path,
+    keys: Path,
+    make_runtime: Callable[[bytes], Runtime],
+    signature: Signature,
+    vault: Vault,
 ) -> None:
     """Notice replaced files, load beside, switch between two ticks; sweep connections."""
     loop = asyncio.get_running_loop()
@@ -388,13 +392,15 @@ async def _watch(
         if loop.time() - swept > SWEEP_S:
             swept = loop.time()
             server.sweep()
+            await listener.renew()
+            server.certificate_expires = listener.expires
         found = read_signature(live)
         if found == signature:
             continue
         signature = found
         done: asyncio.Future[LiveState] = loop.create_future()
         last = server.state
-        loader.submit(lambda last=last, done=done: _load_beside(loop, live, keys, make_runtime, last, done))  # type: ignore[misc]
+        loader.submit(lambda last=last, done=done: _load_beside(loop, live, keys, make_runtime, last, vault, done))  # type: ignore[misc]
         try:
             server.switch(await done)
             _log.info("generation %s answers", server.state.deployment.generation)
@@ -410,10 +416,11 @@ def _load_beside(
     keys: Path,
     make_runtime: Callable[[bytes], Runtime],
     last: LiveState,
+    vault: Vault,
     done: "asyncio.Future[LiveState]",
 ) -> None:
     try:
-        state = load_live(live, keys, make_runtime, last)
+        state = load_live(live, keys, make_runtime, last, vault)
     except ShipworthyError as error:
         loop.call_soon_threadsafe(done.set_exception, error)
     except OSError as error:
@@ -425,7 +432,7 @@ def _load_beside(
         loop.call_soon_threadsafe(done.set_result, state)
 
 
-async def _drain(server: Server, listener: asyncio.Server) -> None:
+async def _drain(server: Server, listener: Listener) -> None:
     loop = asyncio.get_running_loop()
     server.is_draining = True
     listener.close()
@@ -448,23 +455,6 @@ def _respond(content: bytes, exchange: Exchange, body: bytes) -> None:  # noqa: 
 
 def _refuse_outcomes(exchange: Exchange, body: bytes) -> None:  # noqa: ARG001
     exchange.refuse(make_problem(404, "This server takes no outcomes: it was started without a place to keep them."))
-
-
-@lru_cache(maxsize=64)
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_local(exchange: Exchange) -> bool:
-    """Whether a request was meant for this machine and no web page sent it: no DNS rebinding, no cross-site call."""
-    host = exchange.headers.get(b"host", b"").decode("latin-1")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return _is_loopback(name) and b"origin" not in exchange.headers
 
 
 def main() -> int:

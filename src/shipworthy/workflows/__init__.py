@@ -1,6 +1,7 @@
 """The stories that cross rooms."""
 
 __all__ = [
+    "active",
     "alerting",
     "answers",
     "attest",
@@ -8,16 +9,20 @@ __all__ = [
     "control",
     "deploy",
     "fingerprints",
+    "gate",
     "init",
     "inspect",
     "judging",
+    "keys",
     "layout",
     "moments",
     "outcomes",
     "overview",
+    "planes",
     "principals",
     "project",
     "quality",
+    "quarantine",
     "reviews",
     "score",
     "segments",
@@ -28,6 +33,7 @@ __all__ = [
     "templates",
     "tokens",
     "traffic",
+    "unseal",
     "verify",
     "watching",
 ]

@@ -10,7 +10,8 @@ from shipworthy.monitoring.alerts import acknowledge as take_on
 from shipworthy.monitoring.alerts import plan_alerts
 from shipworthy.monitoring.deliver import alert_document, deliver, record_attempt
 from shipworthy.monitoring.findings import Finding
-from shipworthy.security.access import Principal, authorise
+from shipworthy.security.access import Principal
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.project import Parts
 
 
@@ -78,7 +79,7 @@ def acknowledge(parts: Parts, principal: Principal, alert_id: str) -> dict[str, 
         NotFoundError: there is no such alert.
         ConflictError: it is closed or acknowledged already, or somebody was faster.
     """
-    rule = authorise(principal, "acknowledge")
+    rule = permit(parts, principal, "alerts acknowledge", name=f"alert:{alert_id}")
     alert = parts.ledger.find_latest("alert", alert_id)
     if alert is None:
         raise NotFoundError(f"there is no alert {alert_id!r}; `shipworthy alerts` lists those that there are")

@@ -16,8 +16,9 @@ from shipworthy.kernel.errors import AccessError, ConflictError, NotFoundError, 
 from shipworthy.ledger.events import Event, format_time
 from shipworthy.ledger.store import Ledger
 from shipworthy.release.publish import CONTRACT, VERDICTS
-from shipworthy.security.access import PERMISSIONS, Principal, authorise
+from shipworthy.security.access import PERMISSIONS, Principal
 from shipworthy.security.keys import load_public_keys
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.inspect import release_name
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts
@@ -63,7 +64,7 @@ def open_release(project: Project, ledger: Ledger, name: str) -> Bound:
     directory = bundle_path(project.releases, str(release["digest"]))
     if not directory.is_dir():
         raise NotFoundError(f"{release_name(release)}: its bundle is not in {project.releases}; restore it from a copy")
-    verify_bundle(directory, load_public_keys(project.public_keys), str(release["digest"]))
+    verify_bundle(directory, load_public_keys(project.public_keys), str(release["digest"]), project.vault)
     contract = parse_contract(
         (directory / CONTRACT).read_text(encoding="utf-8-sig"), f"{release_name(release)}/{CONTRACT}"
     )
@@ -114,14 +115,14 @@ def approve(parts: Parts, principal: Principal, name: str, environment: str, rol
         ConflictError: the principal has approved it already.
         RefusedError: a verdict keeps the release out, so an approval would mean nothing.
     """
-    rule = authorise(principal, "approve")
+    rule = _permit(parts, principal, "approve", name, environment)
     bound = open_release(parts.project, parts.ledger, name)
     asked = bound.environment(environment).approvals
     if role not in asked:
         needed = ", ".join(f"{count} x {need}" for need, count in asked.items()) or "no approval"
         raise UsageError(f"{environment} asks for {needed}, not for {role}")
     given = attestations(parts.ledger, str(bound.release["digest"]), environment)
-    _check_signer(principal, bound, role, given, "approval", None)
+    _check_signer(principal, role, given, "approval", None)
     stopped = open_gates(bound, given, parts.now())
     if stopped:
         raise RefusedError(f"{bound.name} cannot be approved: {_stopped(stopped)}")
@@ -147,7 +148,7 @@ def waive(
     Raises:
         AccessError, UsageError, ConflictError: as for `approve`; also a gate that passed, no reason, no end.
     """
-    rule = authorise(principal, "waive")
+    rule = _permit(parts, principal, "waive", name, environment)
     if role not in PERMISSIONS["waive"]:
         raise UsageError(f"a waiver is signed as {' or '.join(sorted(PERMISSIONS['waive']))}, not as {role}")
     if not reason.strip():
@@ -161,7 +162,7 @@ def waive(
         waivable = ", ".join(key for key, outcome in outcomes.items() if outcome in ("fail", "insufficient"))
         raise UsageError(f"{bound.name} has no verdict to waive called {gate!r}; there is: {waivable or 'none'}")
     given = attestations(parts.ledger, str(bound.release["digest"]), environment)
-    _check_signer(principal, bound, role, [body for body in given if not _is_over(body, parts.now())], "waiver", gate)
+    _check_signer(principal, role, [body for body in given if not _is_over(body, parts.now())], "waiver", gate)
     expires = format_time(parts.now() + for_s)
     predicate = _predicate(parts, principal, bound, environment, role, reason, gate=gate, expires=expires)
     return _attest(parts, principal, bound, predicate, rule)
@@ -211,13 +212,20 @@ def _is_over(body: Mapping[str, Any], now: float) -> bool:
     return expires is not None and datetime.fromisoformat(str(expires)).timestamp() <= now
 
 
+def _permit(parts: Parts, principal: Principal, verb: str, name: str, environment: str) -> str:
+    """The gate's rule, which knows who authored the release: nobody signs for their own work."""
+    try:
+        author = str(parts.ledger.find_release(name)["author"])
+    except NotFoundError:
+        author = None  # said after the decision: who may not sign learns nothing
+    return permit(parts, principal, verb, environment=environment, name=f"release:{name}", author=author)
+
+
 def _check_signer(
-    principal: Principal, bound: Bound, role: str, given: Sequence[Mapping[str, Any]], what: str, gate: str | None
+    principal: Principal, role: str, given: Sequence[Mapping[str, Any]], what: str, gate: str | None
 ) -> None:
     if role not in principal.roles:
         raise AccessError(f"{principal.name} does not hold the role {role} and cannot sign in it")
-    if principal.actor == bound.release["author"]:
-        raise AccessError(f"{principal.name} authored {bound.name} and cannot sign for it; somebody else must")
     for body in given:
         if body["principal"] == principal.name and body["attests"] == what and body.get("gate") == gate:
             raise ConflictError(

@@ -24,6 +24,7 @@ from shipworthy.workflows.deploy import champion_entry, running_rollout
 from shipworthy.workflows.judging import judge_canary
 from shipworthy.workflows.project import Parts
 from shipworthy.workflows.segments import record_closed_segments
+from shipworthy.workflows.tokens import is_access_behind, refresh_access
 from shipworthy.workflows.traffic import live_generation, repair
 from shipworthy.workflows.watching import WindowKind, judge_window, read_baselines
 
@@ -63,7 +64,12 @@ class Deliver:
     channel: str
 
 
-Action = Repair | JudgeRollout | JudgeWindow | Deliver
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Write the access file that the ledger and the table of permissions say, where the server's is another."""
+
+
+Action = Repair | Admit | JudgeRollout | JudgeWindow | Deliver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +77,7 @@ class State:
     """What `due` decides on: one environment, as the ledger and the record log have it."""
 
     is_live_behind: bool  # the server's file is not the ledger's deployment
+    is_access_behind: bool = False  # nor is its access file what the ledger's tokens say
     rollout: Mapping[str, Any] | None
     look_s: float  # between two looks at a canary
     every_s: float | None  # of the monitor; None: nothing is watched
@@ -93,6 +100,7 @@ def due(state: State, now: float, as_of: float) -> tuple[Action, ...]:
     (Repair(),)
     """
     actions: list[Action] = [Repair()] if state.is_live_behind else []
+    actions += [Admit()] if state.is_access_behind else []
     if state.rollout is not None and as_of - float(state.rollout["judged"]) >= state.look_s:
         actions.append(JudgeRollout(int(state.rollout["number"]), as_of))
     actions += _windows_due(state, "inputs", as_of)
@@ -184,6 +192,7 @@ class Control:
         rollout = running_rollout(parts.ledger, environment)
         return State(
             is_live_behind=live_generation(parts.project, environment) != current["generation"],
+            is_access_behind=is_access_behind(parts, environment),
             rollout=rollout,
             look_s=self._look_s(rollout),
             every_s=None if contract.monitor is None else contract.monitor.every,
@@ -224,6 +233,7 @@ class Control:
                 project.records(environment),
                 project.outcomes(environment),
                 unit="subject" if declared is None else declared.unit,
+                vault=project.vault,
             )
         self._journals[key].refresh()
         return self._journals[key]
@@ -253,6 +263,9 @@ class Control:
                 case Repair():
                     repair(self._parts, environment)
                     return [Done(environment, "repair", "wrote the deployment file that the ledger knows")]
+                case Admit():
+                    refresh_access(self._parts, environment)
+                    return [Done(environment, "admit", "wrote the access file that the ledger knows")]
                 case JudgeRollout(at=at):
                     return self._judge_rollout(environment, at)
                 case JudgeWindow():

@@ -10,8 +10,9 @@ from shipworthy.kernel.errors import ConflictError, IntegrityError, UsageError
 from shipworthy.ledger.events import Event
 from shipworthy.ledger.store import Ledger
 from shipworthy.rollout.plan import plan_of
-from shipworthy.security.access import Principal, authorise
+from shipworthy.security.access import Principal
 from shipworthy.workflows.attest import Bound, check_admitted, open_release, standing
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.project import Parts
 from shipworthy.workflows.traffic import repair, set_traffic
 
@@ -29,7 +30,7 @@ def deploy(parts: Parts, principal: Principal, name: str, environment: str) -> d
         RefusedError: a verdict keeps it out, or an approval is owed.
         ConflictError: a rollout is under way, or somebody else deployed meanwhile.
     """
-    rule = authorise(principal, "deploy")
+    rule = permit(parts, principal, "deploy", environment=environment, name=f"release:{name}")
     bound = open_release(parts.project, parts.ledger, name)
     declared = bound.environment(environment)
     approved = () if environment == LOCAL else check_admitted(parts, bound, environment)
@@ -115,7 +116,7 @@ def roll_back(
         UsageError: no reason is given.
         ConflictError: there is nothing to go back to.
     """
-    rule = authorise(principal, "rollback")
+    rule = permit(parts, principal, "rollback", environment=environment)
     if not reason.strip():
         raise UsageError("a rollback needs a reason: --reason TEXT")
     running = running_rollout(parts.ledger, environment)

@@ -151,7 +151,7 @@ def _file_node(project: Project, ledger: Ledger, name: str) -> str | None:
 def _find_prediction(project: Project, name: str) -> Record | None:
     for environment in _recorded(project):
         try:
-            return find_record(environment, name)
+            return find_record(environment, name, project.vault)
         except NotFoundError:
             continue
     return None
@@ -169,5 +169,5 @@ def _predictions(project: Project, node: str, edges: tuple[Edge, ...]) -> dict[s
     releases = {name.removeprefix("release:") for name in nodes if name.startswith("release:")}
     if not releases:
         return {}
-    counts = Counter(record.release for folder in _recorded(project) for record in read_records(folder))
+    counts = Counter(record.release for folder in _recorded(project) for record in read_records(folder, project.vault))
     return {name: counts[name] for name in sorted(releases) if counts[name]}

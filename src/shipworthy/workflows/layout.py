@@ -1,10 +1,12 @@
 """Where things are in a project folder. Paths only: a serving machine can use it without the ledger's libraries."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shipworthy.kernel.errors import SourceError, UsageError
+from shipworthy.security.vault import DATA_KEYS, Vault
 
 CONTRACT_FILE = "shipworthy.yaml"
 STATE_DIRECTORY = ".shipworthy"
@@ -19,6 +21,10 @@ class Project:
     """The paths of one project; nothing is read or made by naming them."""
 
     root: Path
+    vault: Vault = field(init=False, repr=False, compare=False)  # opens what is encrypted below the state folder
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vault", Vault(self.data_keys, os.environ))  # which is asked when a key is needed
 
     @property
     def contract_file(self) -> Path:
@@ -64,6 +70,11 @@ class Project:
     def public_keys(self) -> Path:
         """Public keys that releases and checkpoints are verified with."""
         return self.state / "keys"
+
+    @property
+    def data_keys(self) -> Path:
+        """Wrapped keys of what is encrypted at rest."""
+        return self.public_keys / DATA_KEYS
 
     def live(self, environment: str) -> Path:
         """What a server of `environment` reads."""

@@ -24,9 +24,12 @@ from shipworthy.ledger.events import Event
 from shipworthy.records.format import Outcome
 from shipworthy.records.read import Tail, list_segments, read_outcomes
 from shipworthy.records.write import SegmentWriter
-from shipworthy.security.access import Principal, authorise
+from shipworthy.security.access import Principal
+from shipworthy.security.vault import Vault
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts, read_contract
+from shipworthy.workflows.quarantine import keep_rows
 
 WRITER = "file"  # names the segments; its lock keeps a second telling out
 GROUP_ROWS = 5000  # outcomes in one write and sync: under a megabyte
@@ -91,7 +94,7 @@ def tell_outcomes(
         IntegrityError: records or earlier outcomes are damaged.
         StorageError: the disk refused.
     """
-    rule = authorise(principal, "outcomes")
+    rule = permit(parts, principal, "outcomes", environment=environment)
     contract = read_contract(parts.project)
     _judge_environment(contract, parts.project, environment)
     tell(f"reading {file.name}")
@@ -102,13 +105,15 @@ def tell_outcomes(
     outcomes = _outcomes(rows, f"file:{file.name}@{_short(read.digest)}", parts.now())
     wanted = {outcome.id for outcome in outcomes}
     tell(f"looking up {len(wanted):,} ids")
-    known = _known_ids(parts.project.records(environment), wanted)
+    known = _known_ids(parts.project, environment, wanted)
     with _writer(parts, environment) as writer:
-        before = Truths(one for one in read_outcomes(parts.project.outcomes(environment)) if one.id in wanted)
+        told_before = read_outcomes(parts.project.outcomes(environment), parts.project.vault)
+        before = Truths(one for one in told_before if one.id in wanted)
         is_again = _is_recorded(parts, environment, read.digest)
         fresh, _ = join_labels(outcomes, before, known, report, is_again=is_again)
-        _write(writer, fresh, tell)
-        quarantine = _keep_apart(parts.project, read, rows, known, report)
+        vault = parts.project.vault if contract.encryption == "at_rest" else None
+        _write(writer, fresh, tell, seal=vault is not None)
+        quarantine = _keep_apart(parts.project, read, rows, known, report, vault)
         told = Told(environment, file.name, read.digest, found, report, quarantine)
         if fresh or not is_again:
             body = {key: value for key, value in told.to_json().items() if key != "quarantine"}
@@ -246,10 +251,10 @@ class _Ids(msgspec.Struct):
     id: str | None = None
 
 
-def _known_ids(records: Path, wanted: set[str]) -> set[str]:
+def _known_ids(project: Project, environment: str, wanted: set[str]) -> set[str]:
     """Those of `wanted` under which something was predicted."""
     known: set[str] = set()
-    for record in Tail(records, _Ids).read_new():
+    for record in Tail(project.records(environment), _Ids, project.vault).read_new():
         if record.id is not None and record.id in wanted:
             known.add(record.id)
         if record.prediction_id in wanted:
@@ -259,9 +264,9 @@ def _known_ids(records: Path, wanted: set[str]) -> set[str]:
 
 @contextmanager
 def _writer(parts: Parts, environment: str) -> Iterator[SegmentWriter]:
-    directory = parts.project.outcomes(environment)
+    directory, vault = parts.project.outcomes(environment), parts.project.vault
     try:
-        writer = SegmentWriter(directory, environment, WRITER, now=parts.now, monotonic=time.monotonic)
+        writer = SegmentWriter(directory, environment, WRITER, now=parts.now, monotonic=time.monotonic, vault=vault)
     except ConflictError:
         raise ConflictError(
             f"another file of outcomes is being told for {environment}; wait until it is done, then run this again"
@@ -272,10 +277,10 @@ def _writer(parts: Parts, environment: str) -> Iterator[SegmentWriter]:
         writer.close()
 
 
-def _write(writer: SegmentWriter, fresh: Sequence[Outcome], tell: Tell) -> None:
+def _write(writer: SegmentWriter, fresh: Sequence[Outcome], tell: Tell, *, seal: bool) -> None:
     encode = msgspec.msgpack.Encoder().encode
     for start in range(0, len(fresh), GROUP_ROWS):
-        writer.append([encode(outcome) for outcome in fresh[start : start + GROUP_ROWS]])
+        writer.append([encode(outcome) for outcome in fresh[start : start + GROUP_ROWS]], seal=seal)
         tell(f"{min(start + GROUP_ROWS, len(fresh)):,} of {len(fresh):,} outcomes are on disk")
 
 
@@ -283,7 +288,12 @@ def _write(writer: SegmentWriter, fresh: Sequence[Outcome], tell: Tell) -> None:
 
 
 def _keep_apart(
-    project: Project, read: SourceRead, rows: pl.DataFrame, known: set[str], report: LabelReport
+    project: Project,
+    read: SourceRead,
+    rows: pl.DataFrame,
+    known: set[str],
+    report: LabelReport,
+    vault: Vault | None,
 ) -> Path | None:
     """Count and write the rows that joined nothing, as CSV; no file where there are none."""
     is_known = pl.col("id").is_in(list(known))
@@ -297,15 +307,7 @@ def _keep_apart(
         original = pl.concat([original, lost], how="diagonal")
     reasons = original.group_by("reason").len().sort("len", "reason", descending=[True, False]).iter_rows()
     report.invalid = {reason: count for reason, count in reasons if reason != NOT_PREDICTED}
-    path = project.quarantine / f"outcomes-{_short(read.digest)}.csv"
-    if not original.height:
-        path.unlink(missing_ok=True)
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    original.write_csv(draft)
-    draft.replace(path)
-    return path
+    return keep_rows(project.quarantine, f"outcomes-{_short(read.digest)}", original, vault)
 
 
 def _original(read: SourceRead, bad: pl.DataFrame) -> pl.DataFrame:

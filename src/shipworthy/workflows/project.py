@@ -10,7 +10,7 @@ from shipworthy.contract.types import Contract
 from shipworthy.kernel.errors import ConflictError, StorageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.store import Ledger
-from shipworthy.security.keys import SigningKey
+from shipworthy.security.keys import Signer
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
 
 
@@ -21,10 +21,11 @@ class Parts:
     project: Project
     ledger: Ledger
     artefacts: ArtefactStore
-    key: SigningKey
+    key: Signer
     actor: str
     now: Callable[[], float]  # Unix seconds
     entropy: Callable[[int], bytes]
+    rule: str = ""  # that allowed what is under way
 
 
 def read_contract(project: Project) -> Contract:

@@ -25,7 +25,7 @@ def came_true(
     if champion is None:
         raise NotFoundError(f"nothing is deployed in {environment}, so nothing was answered there")
     contract = open_release(project, ledger, champion.release).contract
-    journal = Journal(contract, project.records(environment), project.outcomes(environment))
+    journal = Journal(contract, project.records(environment), project.outcomes(environment), vault=project.vault)
     journal.refresh()
     frame = journal.frame(since, until)
     measured = measure_quality(contract, frame)

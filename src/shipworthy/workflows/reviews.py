@@ -12,8 +12,9 @@ from shipworthy.ledger.events import Event, format_time
 from shipworthy.ledger.store import Ledger
 from shipworthy.records.format import Record
 from shipworthy.records.read import find_record, read_as
-from shipworthy.security.access import Principal, authorise
+from shipworthy.security.access import Principal
 from shipworthy.security.keys import load_public_keys
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.inspect import release_directory
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts
@@ -50,7 +51,7 @@ def queue(project: Project, ledger: Ledger, environment: str, limit: int | None 
     states = {body["prediction_id"]: body for body in ledger.latest(REVIEW) if body["environment"] == environment}
     found: list[_Waiting] = []
     seen: set[str] = set()
-    for record in read_as(project.records(environment), _Waiting):
+    for record in read_as(project.records(environment), _Waiting, project.vault):
         if record.id is not None:
             if record.id in seen:  # sent twice: the first answer stands
                 continue
@@ -70,7 +71,7 @@ def claim(parts: Parts, principal: Principal, environment: str, prediction_id: s
         NotFoundError: nothing of that id waits there.
         ConflictError: somebody else has it, or it is decided.
     """
-    rule = authorise(principal, "review")
+    rule = permit(parts, principal, "review claim", environment=environment, name=f"{REVIEW}:{prediction_id}")
     case = _find_case(parts, environment, prediction_id)
     latest = parts.ledger.find_latest(REVIEW, prediction_id)
     body = rules.claim(case, latest, principal.name, format_time(parts.now()))
@@ -97,7 +98,7 @@ def decide(
         ConflictError: somebody else has it, or it is decided.
         UsageError: the decision is no action of the contract, or there is no reason.
     """
-    rule = authorise(principal, "review")
+    rule = permit(parts, principal, "review decide", environment=environment, name=f"{REVIEW}:{prediction_id}")
     case = _find_case(parts, environment, prediction_id)
     latest = parts.ledger.find_latest(REVIEW, prediction_id)
     body = rules.decide(case, latest, principal.name, format_time(parts.now()), decision, reason)
@@ -107,7 +108,7 @@ def decide(
 
 def _find_case(parts: Parts, environment: str, prediction_id: str) -> rules.Case:
     try:
-        record = find_record(parts.project.records(environment), prediction_id)
+        record = find_record(parts.project.records(environment), prediction_id, parts.project.vault)
     except NotFoundError:
         raise NotFoundError(
             f"{environment} has no prediction {prediction_id!r}; see `shipworthy review list`"
@@ -121,7 +122,8 @@ def _actions(parts: Parts, record: Record) -> tuple[str, ...]:
     """What the release that answered may answer; none where it answers with numbers."""
     release = parts.ledger.find_release(record.release)
     directory = release_directory(parts.project, release)
-    bundle = verify_bundle(directory, load_public_keys(parts.project.public_keys), str(release["digest"]))
+    project = parts.project
+    bundle = verify_bundle(directory, load_public_keys(project.public_keys), str(release["digest"]), project.vault)
     return actions_of(bundle.payload.policy)
 
 

@@ -21,7 +21,7 @@ from shipworthy.kernel.errors import NotFoundError, StorageError
 from shipworthy.ledger.events import Event
 from shipworthy.records.read import read_as
 from shipworthy.records.write import SegmentWriter
-from shipworthy.security.access import Principal, authorise
+from shipworthy.security.access import Principal
 from shipworthy.serving.answer import Answer, IdMint, answer_fallback, answer_model, record_answer
 from shipworthy.serving.decode import InvalidRequestError, Sample
 from shipworthy.serving.live import LiveState, load_live
@@ -30,6 +30,7 @@ from shipworthy.serving.router import choose_release, unit_of
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.serving.servable import Servable
 from shipworthy.workflows.answers import answer_frame, answer_schema, draft, judge_destination, judge_names
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.project import Parts
 from shipworthy.workflows.segments import record_closed_segments
 
@@ -114,7 +115,7 @@ def score(
         StorageError: `destination` cannot be written.
     """
     started = time.monotonic()
-    rule = authorise(principal, "score")
+    rule = permit(parts, principal, "score", environment=environment)
     suffix = judge_destination(source, destination, replace=replace)
     live = _load(parts, environment)
     read = read_file("rows", source)
@@ -144,7 +145,8 @@ def score(
 
 def _load(parts: Parts, environment: str) -> LiveState:
     try:
-        return load_live(parts.project.live(environment), parts.project.public_keys, OnnxRuntime, None)
+        project = parts.project
+        return load_live(project.live(environment), project.public_keys, OnnxRuntime, None, project.vault)
     except NotFoundError:
         raise NotFoundError(f"nothing is deployed in {environment}; run `shipworthy ship` first") from None
 
@@ -159,8 +161,8 @@ def _open_writer(parts: Parts, environment: str, live: LiveState) -> Iterator[Se
     if all(servable.policy.durability == "off" for servable in live.servables):
         yield None
         return
-    directory = parts.project.records(environment)
-    writer = SegmentWriter(directory, environment, WORKER, now=parts.now, monotonic=time.monotonic)
+    directory, vault = parts.project.records(environment), parts.project.vault
+    writer = SegmentWriter(directory, environment, WORKER, now=parts.now, monotonic=time.monotonic, vault=vault)
     try:
         yield writer
     finally:
@@ -223,7 +225,8 @@ class Scorer:
         if self._plan.key is None:
             return
         asked = set(read_ids(frame[self._plan.key]))
-        for found in read_as(self._parts.project.records(self._environment), Earlier):
+        project = self._parts.project
+        for found in read_as(project.records(self._environment), Earlier, project.vault):
             if found.id is not None and found.id in asked:
                 self._earlier.setdefault(found.id, found)
 
@@ -327,7 +330,8 @@ class Scorer:
             for answer, job in zip(answers, jobs, strict=True)
         ]
         try:
-            self._writer.append(contents, sync=policy.durability == "sync")
+            seal = policy.encryption == "at_rest"
+            self._writer.append(contents, sync=policy.durability == "sync", seal=seal)
         except StorageError:
             if policy.when_full != "drop":
                 return [self._refused_record() for _ in answers]

@@ -22,6 +22,6 @@ def record_closed_segments(parts: Parts, environment: str) -> int:
         seal = verify_seal(segment)
         if seal is not None:
             body = {"digest": seal.digest, "size_bytes": seal.size_bytes, "records": seal.records}
-            parts.ledger.append(Event("segment.closed", name, parts.actor, body))
+            parts.ledger.append(Event("segment.closed", name, parts.actor, body, parts.rule))
             new += 1
     return new

@@ -49,7 +49,7 @@ def find_target(project: Project, environment: str) -> Target:
         raise NotFoundError(f"nothing is deployed in {environment}; run `shipworthy ship` first") from None
     if not deployment.releases:
         raise NotFoundError(f"nothing is deployed in {environment}; run `shipworthy ship` first")
-    bundle = verify_bundle(bundle_path(live, deployment.releases[0].digest), keys)
+    bundle = verify_bundle(bundle_path(live, deployment.releases[0].digest), keys, vault=project.vault)
     return Target(deployment.system, bundle.release, example_request(bundle))
 
 

@@ -6,13 +6,14 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shipworthy.bundle.format import DeployedRelease
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.workflows.fingerprints import Fingerprints, code_files
+from shipworthy.workflows.keys import ensure_data_key
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts, hold_project, read_contract
 from shipworthy.workflows.shipping import Shipping, StageReport, Tell, environment_versions
@@ -57,7 +58,11 @@ def ship(parts: Parts, environment: Mapping[str, str], tell: Tell) -> ShipReport
     with hold_project(parts.project, "ship"):
         project = parts.project
         text = project.contract_text()
-        shipping = Shipping(parts, read_contract(project), text, tell, environment, [])
+        contract = read_contract(project)
+        if contract.encryption == "at_rest":
+            ensure_data_key(parts)
+            parts = replace(parts, artefacts=parts.artefacts.sealing())
+        shipping = Shipping(parts, contract, text, tell, environment, [])
         fingerprints = Fingerprints.load(project.state / "cache" / "digests.json", time.time_ns())
         sources = source_digests(project, shipping.contract, fingerprints)
         code = {str(file.relative_to(project.root)): fingerprints.digest(file) for file in code_files(project.root)}
@@ -157,7 +162,7 @@ def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str,
     deployed = DeployedRelease(
         release=released["release"], digest=released["digest"], payload=released["payload"], share=1.0
     )
-    generation = set_traffic(shipping.parts, shipping.parts.actor, "", "local", (deployed,))
+    generation = set_traffic(shipping.parts, shipping.parts.actor, shipping.parts.rule, "local", (deployed,))
     shipping.stages.append(
         StageReport("deploy", False, time.perf_counter() - started, f"local, generation {generation}")
     )

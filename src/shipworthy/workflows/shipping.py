@@ -11,15 +11,16 @@ from shipworthy import __version__
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import Json, digest_json
 from shipworthy.ledger.events import Event
+from shipworthy.security.vault import Vault
 from shipworthy.workflows.project import Parts
 
 ENGINE_PACKAGES = ("lightgbm", "numpy", "onnx", "onnxruntime", "polars", "scikit-learn", "skl2onnx")
 SECTIONS: dict[str, tuple[str, ...]] = {  # what each stage reads of the contract
-    "ingest": ("system", "data", "context", "features", "derived", "checks", "target"),
+    "ingest": ("system", "data", "context", "features", "derived", "checks", "target", "encryption"),
     "train": ("features", "derived", "target", "training"),
     "payload": (
         "system", "features", "context", "derived", "target", "training", "decision", "value", "serving", "records",
-        "monitor",
+        "monitor", "encryption",
     ),
     "gates": ("features", "context", "derived", "target", "training", "decision", "value", "gates", "cost"),
 }  # fmt: skip
@@ -61,7 +62,7 @@ class Shipping:
         outputs = work()
         seconds = time.perf_counter() - started
         body = {"key": key, "name": name, "outputs": outputs, "seconds": round(seconds, 3)}
-        self.parts.ledger.append(Event("stage.finished", f"stage:{name}", self.parts.actor, body))
+        self.parts.ledger.append(Event("stage.finished", f"stage:{name}", self.parts.actor, body, self.parts.rule))
         self._finish(name, False, started, outputs)
         return outputs
 
@@ -70,6 +71,11 @@ class Shipping:
 
     def _finish(self, name: str, reused: bool, started: float, outputs: Mapping[str, Any]) -> None:
         self.stages.append(StageReport(name, reused, time.perf_counter() - started, str(outputs.get("detail", ""))))
+
+    @property
+    def seals_with(self) -> Vault | None:
+        """What encrypts what is kept; None where the contract wants nothing encrypted."""
+        return self.parts.project.vault if self.contract.encryption == "at_rest" else None
 
     def sections(self, stage: str) -> Json:
         """The contract's sections that `stage` declares to read, as JSON."""

@@ -68,13 +68,14 @@ def set_traffic(
     return generation
 
 
-def repair(parts: Parts, environment: str) -> bool:
-    """Write the deployment that the ledger knows where the server's file is another; whether it was.
+def repair(parts: Parts, environment: str, *, anew: bool = False) -> bool:
+    """Write the deployment that the ledger knows where the server's file is another; whether it was written.
 
-    A machine that stopped between ledger and file is carried on by this.
+    A machine that stopped between ledger and file is carried on by this. With `anew` it is written whatever the file
+    says, so that the key that is active now has signed it.
     """
     current = parts.ledger.current_deployment(environment)
-    if current is None or live_generation(parts.project, environment) == current["generation"]:
+    if current is None or (not anew and live_generation(parts.project, environment) == current["generation"]):
         return False
     known = {name: current[name] for name in Deployment.__struct_fields__ if name in current}
     deployment = msgspec.convert(known, Deployment)

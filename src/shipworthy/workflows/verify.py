@@ -1,6 +1,6 @@
 """`verify`: releases, the audit log and the records are what was signed and recorded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from shipworthy.bundle.attestation import open_attestation
 from shipworthy.bundle.deployment import BUNDLES, bundle_path
 from shipworthy.bundle.verify import verify_bundle
-from shipworthy.kernel.errors import IntegrityError, NotFoundError
+from shipworthy.kernel.errors import AccessError, IntegrityError, NotFoundError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.audit import AuditReport, verify_audit
 from shipworthy.records.read import list_segments, read_outcomes, read_records, verify_seal
+from shipworthy.security.keyring import active_name
 from shipworthy.security.keys import PublicKey, load_public_keys
+from shipworthy.workflows.active import last_active
 from shipworthy.workflows.layout import Project, name_segment
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def verify_releases(project: Project, ledger: "Ledger", name: str | None) -> lis
 
 def verify_attestations(project: Project, ledger: "Ledger", name: str | None) -> list[Proof]:
     """The approvals and waivers of every release, or of the one called `name`: each signed, and about that release."""
-    keys, artefacts = load_public_keys(project.public_keys), ArtefactStore(project.blobs)
+    keys, artefacts = load_public_keys(project.public_keys), ArtefactStore(project.blobs, project.vault)
     digest = None if name is None else ledger.find_release(name)["digest"]
     proofs = []
     for body in ledger.latest("attestation"):
@@ -69,11 +71,38 @@ def verify_attestations(project: Project, ledger: "Ledger", name: str | None) ->
             told = {field: getattr(signed, field) for field in ("attests", "environment", "role", "principal")}
             if any(body[field] != value for field, value in told.items()):
                 raise IntegrityError("the ledger says otherwise than what was signed")
-        except (IntegrityError, NotFoundError) as error:
+        except (AccessError, IntegrityError, NotFoundError) as error:
             proofs.append(Proof(what, "", str(error)))
         else:
             proofs.append(Proof(what, f"signed for {body['environment']}, {body['time'][:10]}"))
     return proofs
+
+
+def verify_ring(project: Project, ledger: "Ledger") -> Proof:
+    """The ring of signing keys is as the log has it: what was revoked is, and the right key signs."""
+    place = project.public_keys
+    try:
+        known = load_public_keys(place)
+        problems = [*_revocation_problems(place, known, ledger)]
+        last, active = last_active(ledger), active_name(place, project.vault.environment)
+        if last is not None and active != last:
+            problems.append(f"{last} signs as the log has it, {active} as {place} has it")
+    except IntegrityError as error:
+        return Proof("key ring", "", str(error))
+    revoked = sum(1 for key in known.values() if key.revocation is not None)
+    words = f"{len(known) - revoked} keys believed, {revoked} revoked"
+    return Proof("key ring", "" if problems else words, "; ".join(problems) or None)
+
+
+def _revocation_problems(place: Path, known: Mapping[str, PublicKey], ledger: "Ledger") -> Iterator[str]:
+    for body in ledger.latest("key"):
+        if body["state"] != "revoked":
+            continue
+        key = known.get(str(body["keyid"]))
+        if key is None or key.revocation is None:
+            yield f"{body['name']} is revoked in the log, and {place} does not say so"
+        elif key.revocation.stands_digest != body["stands_digest"]:
+            yield f"what {body['name']} signed and still stands was changed in {place}"
 
 
 def verify_bundles(project: Project) -> list[Proof]:
@@ -84,8 +113,8 @@ def verify_bundles(project: Project) -> list[Proof]:
         for place in sorted(path for path in (home / BUNDLES).glob("*") if path.is_dir()):
             name = f"bundle {home.name}/{place.name[:12]}"
             try:
-                bundle = verify_bundle(place, keys, f"sha256:{place.name}")
-            except IntegrityError as error:
+                bundle = verify_bundle(place, keys, f"sha256:{place.name}", project.vault)
+            except (IntegrityError, AccessError) as error:
                 proofs.append(Proof(name, "", str(error)))
             else:
                 proofs.append(Proof(name, f"{bundle.release}, signature and every file hold"))
@@ -106,10 +135,10 @@ def _verify_release(project: Project, release: Mapping[str, Any], keys: Mapping[
         return Proof(name, "", f"{places[0]} is missing; restore it from a copy")
     try:
         for place in found:
-            bundle = verify_bundle(place, keys, digest)
+            bundle = verify_bundle(place, keys, digest, project.vault)
             if bundle.release != f"{release['system']}:{release['version']}":
                 raise IntegrityError(f"{place} holds {bundle.release}, not what the ledger calls {name}")
-    except IntegrityError as error:
+    except (IntegrityError, AccessError) as error:
         return Proof(name, "", str(error))
     return Proof(name, f"signature and every file hold ({len(found)} copies)")
 
@@ -125,7 +154,7 @@ def verify_records(project: Project, ledger: "Ledger") -> list[Proof]:
         for environment in sorted(there | known):
             mine = {name: body for name, body in sealed.items() if _is_of(name, environment, kind)}
             if mine or environment in there:
-                proofs.append(_verify_segments(folder / environment, mine))
+                proofs.append(_verify_segments(project, folder / environment, mine))
     return proofs
 
 
@@ -134,7 +163,7 @@ def _is_of(name: str, environment: str, kind: str) -> bool:
     return name_segment(Path(kind) / environment / name.rpartition("/")[2]) == name
 
 
-def _verify_segments(folder: Path, sealed: Mapping[str, Mapping[str, Any]]) -> Proof:
+def _verify_segments(project: Project, folder: Path, sealed: Mapping[str, Mapping[str, Any]]) -> Proof:
     kind, name = folder.parent.name, f"{folder.parent.name} {folder.name}"
     segments = list_segments(folder)
     try:
@@ -146,8 +175,9 @@ def _verify_segments(folder: Path, sealed: Mapping[str, Mapping[str, Any]]) -> P
         missing = sorted(sealed.keys() - {name_segment(segment) for segment in segments})
         if missing:
             raise IntegrityError(f"{missing[0]} is in the ledger, its file is missing")
-        count = sum(1 for _ in (read_records(folder) if kind == "records" else read_outcomes(folder)))
-    except IntegrityError as error:
+        read = read_records if kind == "records" else read_outcomes
+        count = sum(1 for _ in read(folder, project.vault))
+    except (IntegrityError, AccessError) as error:
         return Proof(name, "", str(error))
     words = "predictions" if kind == "records" else "outcomes"
     return Proof(name, f"{count:,} {words} in {len(segments)} segments")
@@ -163,8 +193,8 @@ def verify_snapshots(project: Project, ledger: "Ledger") -> list[Proof]:
         system = str(body.get("system", ""))
         snapshot = Snapshot(str(body["digest"]), int(body["version"]), int(body["rows"]), project.tables / system)
         try:
-            read(snapshot)
-        except (IntegrityError, NotFoundError) as error:
+            read(snapshot, project.vault)
+        except (AccessError, IntegrityError, NotFoundError) as error:
             proofs.append(Proof(name, "", str(error)))
         else:
             proofs.append(Proof(name, f"{snapshot.rows:,} rows, version {snapshot.version}"))

@@ -86,7 +86,8 @@ def judge_window(
 def read_baselines(project: Project, bound: Bound) -> Baselines:
     """What the release's payload was trained on, as its signed bundle has it."""
     digest = str(bound.release["digest"])
-    bundle = verify_bundle(bundle_path(project.releases, digest), load_public_keys(project.public_keys), digest)
+    keys, place = load_public_keys(project.public_keys), bundle_path(project.releases, digest)
+    bundle = verify_bundle(place, keys, digest, project.vault)
     return bundle.payload.baselines
 
 

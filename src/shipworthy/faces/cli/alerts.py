@@ -27,7 +27,7 @@ def alerts(root: Path, face: Face, everything: bool, alert_id: str | None) -> in
         if not face.as_json:
             face.say(f"{escape(taken['title'])}: {escape(taken['acknowledged_by'])} looks after it.")
         return 0
-    with open_to_read(root) as ledger:
+    with open_to_read(root, "alerts") as ledger:
         found = [alert for alert in ledger.latest("alert") if everything or alert["state"] != "closed"]
     face.result({"alerts": found})
     if not face.as_json:

@@ -13,7 +13,9 @@ from shipworthy.faces.wiring import open_parts
 from shipworthy.ledger.audit import prove as make_proof
 from shipworthy.ledger.rebuild import rebuild_database
 from shipworthy.security.keys import load_public_keys
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.layout import Project
+from shipworthy.workflows.principals import TOKEN_VARIABLE, acting
 from shipworthy.workflows.project import hold_project
 
 
@@ -27,7 +29,9 @@ def audit() -> None:
 def export(root: Path, face: Face, file: Path) -> int:
     """Write the newest signed checkpoint to FILE, to be kept elsewhere."""
     with open_parts(root) as parts:
-        path = parts.ledger.export_anchor(file, parts.actor)
+        principal = acting(parts, os.environ)
+        permit(parts, principal, "audit export")
+        path = parts.ledger.export_anchor(file, principal.actor)
         anchor = parts.ledger.anchors()[-1]
     face.result({"file": str(path), "entries": anchor["size"], "root": anchor["root"]})
     if not face.as_json:
@@ -51,8 +55,14 @@ def rebuild(root: Path, face: Face) -> int:
     """Make the database again from the log; the old one is kept beside it."""
     project = Project(root)
     project.require()
+    if os.environ.get(TOKEN_VARIABLE):  # a token is looked up in the database that is there
+        with open_parts(root) as parts:
+            permit(parts, acting(parts, os.environ), "audit rebuild")
     with hold_project(project, "audit rebuild"):
         entries = rebuild_database(project.ledger_url(os.environ), project.log, load_public_keys(project.public_keys))
+    if not os.environ.get(TOKEN_VARIABLE):  # the machine's user needs none; recorded once there is a ledger again
+        with open_parts(root) as parts:
+            permit(parts, acting(parts, os.environ), "audit rebuild")
     face.result({"entries": entries})
     if not face.as_json:
         face.say(f"The database was made again from {entries:,} entries of {escape(str(project.log))}.")

@@ -9,8 +9,8 @@ from rich.markup import escape
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_parts
-from shipworthy.security.access import authorise
 from shipworthy.workflows.control import Control
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.moments import parse_moment
 from shipworthy.workflows.principals import acting
 
@@ -28,7 +28,7 @@ def control(root: Path, face: Face, environment: str | None, as_of: str | None) 
     """Do what is due: judge windows and canaries, move traffic, deliver alerts. Doing it twice changes nothing."""
     at = None if as_of is None else parse_moment(as_of, "--as-of")
     with open_parts(root) as parts:
-        authorise(acting(parts, os.environ), "control")
+        permit(parts, acting(parts, os.environ), "control", environment=environment)
         loop = Control(parts, os.environ)
         done = [act for name in ([environment] if environment else loop.environments()) for act in loop.step(name, at)]
     face.result({"done": [{"environment": act.environment, "act": act.act, "words": act.words} for act in done]})

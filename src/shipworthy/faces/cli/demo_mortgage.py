@@ -162,7 +162,7 @@ def _edit(run: Narrator, text: str) -> None:
 
 def _verdict(project: Path, release: str, gate: str) -> Mapping[str, Any]:
     """What a gate decided of a release, as its signature binds it."""
-    with open_to_read(project) as ledger:
+    with open_to_read(project, "status") as ledger:
         verdicts = open_release(Project(project), ledger, release).verdicts
     return next(verdict for verdict in verdicts if verdict["gate"] == gate)
 

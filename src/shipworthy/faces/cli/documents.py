@@ -17,7 +17,7 @@ from shipworthy.workflows.layout import Project
 def card(root: Path, face: Face, release: str | None) -> int:
     """Print the model card of RELEASE, by default of the newest."""
     project = Project(root)
-    with open_to_read(root) as ledger:
+    with open_to_read(root, "card") as ledger:
         found = find_release(ledger, release)
         text = (release_directory(project, found) / "card.md").read_text()
     face.result({"release": release_name(found), "card": text})

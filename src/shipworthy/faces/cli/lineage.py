@@ -23,7 +23,7 @@ def lineage(root: Path, face: Face, node: str, up: bool, down: bool) -> int:
     """Walk from NODE (a prediction's id, release, snapshot, run or file) both ways."""
     directions: tuple[Direction, ...] = ("up", "down") if up == down else ("up",) if up else ("down",)
     project = Project(root)
-    with open_to_read(root) as ledger:
+    with open_to_read(root, "lineage") as ledger:
         trails = trace(project, ledger, node, directions)
     face.result(
         {

@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "alerts": ("alerts", "What monitors saw, and who acknowledged it."),
     "review": ("review", "Answers that wait for a person."),
     "user": ("user", "People and services, and their roles."),
+    "token": ("token", "What callers prove themselves with: scoped, expiring, revocable."),
+    "key": ("key", "What signs, what encrypts, what is not believed any more."),
     "verify": ("verify", "Prove that releases and the audit log are intact."),
     "lineage": ("lineage", "What something was made from, and what was made of it."),
     "card": ("documents", "Print a release's model card."),

@@ -1,6 +1,7 @@
 """The options that every command takes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,70 @@ from typing import Any
 import click
 
 from shipworthy.faces.cli.show import Face
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where planes listen and what protects them there, as the options say."""
+
+    host: str
+    tls_cert: str
+    tls_key: str
+    tls_client_ca: str
+    is_upstream: bool
+    allowed_hosts: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of a plane's settings, without its port."""
+        return {
+            "host": self.host,
+            "tls_cert": self.tls_cert,
+            "tls_key": self.tls_key,
+            "tls_client_ca": self.tls_client_ca,
+            "tls_terminated_upstream": self.is_upstream,
+            "allowed_hosts": self.allowed_hosts,
+        }
+
+
+_LISTENING = (
+    click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where it listens.", show_default=True),
+    click.option(
+        "--tls-cert", default="", metavar="FILE", help="Certificate and chain, PEM; read again when replaced."
+    ),
+    click.option("--tls-key", default="", metavar="FILE", help="Its private key, PEM, readable to you alone."),
+    click.option("--tls-client-ca", default="", metavar="FILE", help="Callers must show a certificate of these, PEM."),
+    click.option("--tls-terminated-upstream", "is_upstream", is_flag=True, help="Something in front of it ends TLS."),
+    click.option(
+        "--allowed-host",
+        "allowed_hosts",
+        multiple=True,
+        metavar="NAME",
+        help="A name by which it may be asked, besides localhost; may be given again. Default: any.",
+    ),
+)
+
+
+def listening(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Options of where planes listen; the function gets them as `listening: Listening`."""
+
+    @wraps(function)
+    def run(
+        *args: Any,
+        host: str,
+        tls_cert: str,
+        tls_key: str,
+        tls_client_ca: str,
+        is_upstream: bool,
+        allowed_hosts: tuple[str, ...],
+        **options: Any,
+    ) -> int | None:
+        where = Listening(host, tls_cert, tls_key, tls_client_ca, is_upstream, allowed_hosts)
+        return function(*args, listening=where, **options)
+
+    decorated: Callable[..., int | None] = run
+    for option in reversed(_LISTENING):
+        decorated = option(decorated)
+    return decorated
 
 
 def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:

@@ -25,7 +25,7 @@ def quality(root: Path, face: Face, environment: str, since: str | None, until: 
     """Each release's accuracy and value, of the answers whose truth is known."""
     start = EVER[0] if since is None else parse_moment(since, "--since")
     end = EVER[1] if until is None else parse_moment(until, "--until")
-    with open_to_read(root) as ledger, face.err.status("reading records and outcomes"):
+    with open_to_read(root, "quality", environment) as ledger, face.err.status("reading records and outcomes"):
         found = came_true(Project(root), ledger, environment, start, end)
     face.result(found)
     if not face.as_json:

@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face, number
-from shipworthy.faces.wiring import open_parts, open_to_read
+from shipworthy.faces.wiring import open_parts
 from shipworthy.workflows import reviews
-from shipworthy.workflows.layout import Project
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.principals import acting
 
 SHOWN_INPUTS = 4  # of an answer in the table; `--json` has all
@@ -31,8 +31,9 @@ def review() -> None:
 @click.option("--limit", default=20, metavar="N", type=click.IntRange(min=1), help="At most N.", show_default=True)
 def list_waiting(root: Path, face: Face, environment: str, limit: int) -> int:
     """Show the answers that wait for a person, oldest first."""
-    with open_to_read(root) as ledger:
-        waiting = reviews.queue(Project(root), ledger, environment, limit + 1)
+    with open_parts(root) as parts:
+        permit(parts, acting(parts, os.environ), "review list", environment=environment)
+        waiting = reviews.queue(parts.project, parts.ledger, environment, limit + 1)
     face.result({"environment": environment, "reviews": waiting[:limit], "more": len(waiting) > limit})
     if face.as_json:
         return 0

@@ -6,23 +6,31 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import msgspec
 from rich.markup import escape
 
-from shipworthy.faces.cli.options import command
+from shipworthy.faces.cli.options import Listening, command, listening
 from shipworthy.faces.cli.show import Face
-from shipworthy.kernel.errors import ShipworthyError, UsageError
+from shipworthy.kernel.errors import AccessError, ShipworthyError, UsageError
+from shipworthy.security.tls import Tls, server_name
 from shipworthy.serving.server import ServerSettings, check_settings
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.serve import Target, find_target
 
+if TYPE_CHECKING:  # it needs the ledger, which a serving machine may lack
+    from shipworthy.workflows.project import Parts
+
 STOP_S = 15.0  # the server drains within 10 s
+
+_Given = TypeVar("_Given")
 
 
 @command("serve")
@@ -35,12 +43,18 @@ STOP_S = 15.0  # the server drains within 10 s
     default=None,
     help="Let every run of the model fail, to see what callers get; not for production.",
 )
+@listening
 def serve(
-    root: Path, face: Face, environment: str, port: int, is_open: bool, rehearse: Literal["failure"] | None
+    root: Path,
+    face: Face,
+    environment: str,
+    port: int,
+    is_open: bool,
+    rehearse: Literal["failure"] | None,
+    listening: Listening,
 ) -> int:
     """Answer predictions from the deployed release until stopped (Ctrl-C)."""
     project = Project(root)
-    target = find_target(project, environment)
     if rehearse and environment != "local":
         raise UsageError(f"a failure is rehearsed in local, not in {environment}, where callers would meet it")
     settings = ServerSettings(
@@ -49,19 +63,31 @@ def serve(
         outcomes=str(project.outcomes(environment)),
         keys=str(project.public_keys),
         port=port,
+        **listening.settings(),
         open=is_open,
         rehearse=rehearse or "",
     )
     check_settings(settings)
-    token = None if is_open or not (face.as_json or sys.stdout.isatty()) else _mint(face, root, environment, target)
+    project.require()
+    entered = _on_ledger(face, root, lambda parts: _enter(parts, environment))
+    target = find_target(project, environment)
+    token = None
+    if entered is None:
+        face.note("Serving goes on from local disk; tokens made earlier are good, or use --open.")
+    elif not is_open and (face.as_json or sys.stdout.isatty()):
+        token = _on_ledger(face, root, lambda parts: _mint(parts, entered, environment, target))
     argv = [sys.executable, "-m", "shipworthy.serving.server", "--settings", msgspec.json.encode(settings).decode()]
     with _child(argv) as server:
         line = server.stdout.readline() if server.stdout else b""
         if not line:
             return 1  # the server has said why on stderr
-        _announce(face, json.loads(line)["address"], target, token, is_open)
+        address = json.loads(line)["address"]
+        _announce(face, address, settings, target, token)
+        if entered is not None:
+            _on_ledger(face, root, lambda parts: _record(parts, entered, environment, address, settings))
         code = server.wait()
-    _keep_digests(face, root, environment)
+    if entered is not None:
+        _on_ledger(face, root, lambda parts: _keep_digests(parts, entered, environment))
     return 0 if code in (0, -signal.SIGTERM, -signal.SIGINT) else 1
 
 
@@ -87,36 +113,66 @@ def _child(argv: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
                 server.kill()
 
 
-def _mint(face: Face, root: Path, environment: str, target: Target) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """How the gate was passed."""
+
+    actor: str
+    rule: str
+
+
+def _on_ledger(face: Face, root: Path, act: Callable[["Parts"], _Given]) -> _Given | None:
+    """What `act` gives; or a note where the ledger cannot be used, as serving goes on without. A denial is an error."""
     try:
-        from shipworthy.faces.wiring import open_parts  # needs the ledger, which a serving machine may lack
-        from shipworthy.workflows.tokens import grant_token
+        from shipworthy.faces.wiring import open_parts
     except ModuleNotFoundError:
-        face.note("No token was made: this machine has the serving set only (pip install 'shipworthy[standard]').")
+        face.note("Nothing is recorded: this machine has the serving set only (pip install 'shipworthy[standard]').")
         return None
-    try:
-        with open_parts(root) as parts:
-            return grant_token(parts, environment, target.system)
-    except ShipworthyError as error:
-        face.note(f"No token was made, because the ledger cannot be used: {error}")
-        face.note("Serving goes on from local disk; tokens made earlier are good, or use --open.")
-        return None
+    with ExitStack() as stack:
+        try:
+            parts = stack.enter_context(open_parts(root))
+        except ShipworthyError as error:
+            face.note(f"The ledger cannot be used, so nothing is recorded and no token made: {error}")
+            return None
+        try:
+            return act(parts)
+        except AccessError:
+            raise
+        except ShipworthyError as error:
+            face.note(f"The ledger cannot be written: {error}")
+            return None
 
 
-def _keep_digests(face: Face, root: Path, environment: str) -> None:
-    try:
-        from shipworthy.faces.wiring import open_parts  # as above
-        from shipworthy.workflows.segments import record_closed_segments
+def _enter(parts: "Parts", environment: str) -> _Entered:
+    from shipworthy.workflows.gate import permit
+    from shipworthy.workflows.principals import acting
 
-        with open_parts(root) as parts:
-            record_closed_segments(parts, environment)
-    except ModuleNotFoundError:  # the serving set alone
-        return
-    except ShipworthyError as error:
-        face.note(f"The records' digests are not in the ledger yet: {error}")
+    principal = acting(parts, os.environ)
+    return _Entered(principal.actor, permit(parts, principal, "serve", environment=environment))
 
 
-def _announce(face: Face, address: str, target: Target, token: str | None, is_open: bool) -> None:
+def _mint(parts: "Parts", entered: _Entered, environment: str, target: Target) -> str:
+    from shipworthy.workflows.tokens import grant_token
+
+    return grant_token(replace(parts, rule=entered.rule), environment, target.system)
+
+
+def _record(parts: "Parts", entered: _Entered, environment: str, address: str, settings: ServerSettings) -> None:
+    from shipworthy.workflows.planes import Start, record_start
+
+    access = "open on loopback" if settings.open else "token"
+    binding = settings.binding
+    start = Start("data", address, environment, binding.mode, access, binding.is_upstream)
+    record_start(replace(parts, rule=entered.rule), entered.actor, start)
+
+
+def _keep_digests(parts: "Parts", entered: _Entered, environment: str) -> None:
+    from shipworthy.workflows.segments import record_closed_segments
+
+    record_closed_segments(replace(parts, rule=entered.rule), environment)
+
+
+def _announce(face: Face, address: str, settings: ServerSettings, target: Target, token: str | None) -> None:
     document = {
         "address": address,
         "path": target.path,
@@ -130,15 +186,28 @@ def _announce(face: Face, address: str, target: Target, token: str | None, is_op
         sys.stdout.flush()
         return
     face.say(f"[bold]{escape(target.release)}[/] answers at {address} (Ctrl-C stops it). Try:\n")
-    words = ["curl", "-s", f"{address}{target.path}", "-H", "Content-Type: application/json"]
+    url, options = _over_tls(address, settings.binding.tls)
+    words = ["curl", "-s", *options, f"{url}{target.path}", "-H", "Content-Type: application/json"]
     if token:
         words += ["-H", f"Authorization: Bearer {token}"]
     words += ["-d", json.dumps(target.example)]
     face.say(escape(shlex.join(words)))
     if token:
         face.say("\nThe token is shown this once and is good for eight hours.")
-    elif not is_open:
+    elif not settings.open:
         face.say(
             "\nCallers need a token that was made earlier (none was made: this is no terminal; see --open, --json)."
         )
     sys.stdout.flush()
+
+
+def _over_tls(address: str, tls: Tls | None) -> tuple[str, list[str]]:
+    """The address by a name that the certificate vouches for, and what curl needs to find and believe it."""
+    if tls is None:
+        return address, []
+    parts = urlsplit(address)
+    name = server_name(tls)
+    options = ["--cacert", tls.cert, "--connect-to", f"{name}:{parts.port}:{parts.netloc}"]
+    if tls.client_ca:
+        options += ["--cert", "YOUR-CERTIFICATE.pem", "--key", "YOUR-KEY.pem"]
+    return f"https://{name}:{parts.port}", options

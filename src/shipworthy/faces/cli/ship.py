@@ -17,11 +17,14 @@ from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face, number, outcome_text
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import ConflictError
-from shipworthy.security.access import authorise
+from shipworthy.security.keyring import COMMAND_SETTING as SIGNING_SETTING
+from shipworthy.security.master import SETTINGS as MASTER_SETTINGS
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.principals import TOKEN_VARIABLE, acting
 from shipworthy.workflows.ship import ShipReport
 from shipworthy.workflows.ship import ship as run_ship
 
+SECRETS = (TOKEN_VARIABLE, SIGNING_SETTING, *MASTER_SETTINGS)  # of the process, not for the user's training code
 WAIT_S = 0.5  # between two looks at who holds the project
 STAGE_WORDS = {
     "ingest": "reading and checking the data",
@@ -71,9 +74,9 @@ def _ship(root: Path, tell: Any, wait: bool) -> ShipReport:
         try:
             with open_parts(root) as parts:
                 author = acting(parts, os.environ)  # who ships cannot approve, so it must be who it is
-                authorise(author, "ship")
-                seen = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}  # by train.py
-                return run_ship(replace(parts, actor=author.actor), seen, tell)
+                rule = permit(parts, author, "ship")
+                seen = {name: value for name, value in os.environ.items() if name not in SECRETS}  # by train.py
+                return run_ship(replace(parts, actor=author.actor, rule=rule), seen, tell)
         except ConflictError:
             if not wait:
                 raise

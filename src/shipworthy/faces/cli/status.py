@@ -20,7 +20,7 @@ ROLLOUT_STYLES = {"promoted": "green", "rolled back": "bold red", "withdrawn": "
 def status(root: Path, face: Face) -> int:
     """Show releases, deployments and the next step."""
     project = Project(root)
-    with open_to_read(root) as ledger:
+    with open_to_read(root, "status") as ledger:
         found = look(project, ledger)
     face.result(found)
     if face.as_json:

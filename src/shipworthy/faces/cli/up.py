@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import click
 import msgspec
 from rich.markup import escape
 
-from shipworthy.faces.cli.options import command
+from shipworthy.faces.cli.options import Listening, command, listening
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import NotFoundError, UnavailableError
+from shipworthy.security.tls import Binding, make_tls
 from shipworthy.serving.server import ServerSettings, check_settings
+from shipworthy.workflows.gate import permit
 from shipworthy.workflows.layout import Project
+from shipworthy.workflows.planes import Start, record_start
+from shipworthy.workflows.principals import acting
 from shipworthy.workflows.project import hold_file
 from shipworthy.workflows.segments import record_closed_segments
 from shipworthy.workflows.serve import find_target
@@ -62,28 +67,43 @@ class Plane:
     help="manual: time goes on only as POST /api/clock says, for replays.",
     show_default=True,
 )
-def up(root: Path, face: Face, environment: str | None, port: int, control_port: int, clock: str) -> int:
+@listening
+def up(
+    root: Path,
+    face: Face,
+    environment: str | None,
+    port: int,
+    control_port: int,
+    clock: str,
+    listening: Listening,
+) -> int:
     """Serve predictions, run the control loop and show the console until stopped (Ctrl-C)."""
     project = Project(root)
     project.require()
     refusal = "`shipworthy up` runs here already ({holder}); stop it first"
     with hold_file(project, "up.lock", f"process {os.getpid()}", refusal):
+        with open_parts(root) as parts:
+            principal = acting(parts, os.environ)
+            rule = permit(parts, principal, "up", environment=environment)
         served = environment or _served(project)
         target = find_target(project, served)
+        planes = [_data_plane(project, served, port, listening), _control_plane(root, control_port, clock)]
         with open_parts(root) as parts:
-            token = grant_token(parts, served, target.system)
-        planes = [_data_plane(project, served, port), _control_plane(root, control_port, clock)]
+            token = grant_token(replace(parts, rule=rule), served, target.system)
         stopped = _Signals()
         try:
             for plane in planes:
                 _start(plane)
+            with open_parts(root) as parts:
+                for plane in planes:
+                    record_start(replace(parts, rule=rule), principal.actor, _describe(plane, served))
             _announce(face, planes, served, target.path, target.release, target.example, token)
             code = _watch(face, planes, stopped)
         finally:
             for plane in planes:
                 _end(plane)
         with open_parts(root) as parts:
-            record_closed_segments(parts, served)
+            record_closed_segments(replace(parts, rule=rule), served)
     face.note("stopped; everything that was acknowledged is on disk, and `shipworthy up` carries on from here")
     return code
 
@@ -96,13 +116,14 @@ def _served(project: Project) -> str:
     return "production" if "production" in names else (beyond_local or names)[0]
 
 
-def _data_plane(project: Project, environment: str, port: int) -> Plane:
+def _data_plane(project: Project, environment: str, port: int, where: Listening) -> Plane:
     settings = ServerSettings(
         live=str(project.live(environment)),
         records=str(project.records(environment)),
         outcomes=str(project.outcomes(environment)),
         keys=str(project.public_keys),
         port=port,
+        **where.settings(),
     )
     check_settings(settings)
     return Plane("data plane", "shipworthy.serving.server", msgspec.to_builtins(settings), port)
@@ -111,6 +132,15 @@ def _data_plane(project: Project, environment: str, port: int) -> Plane:
 def _control_plane(root: Path, port: int, clock: str) -> Plane:
     settings = {"project": str(root), "clock": clock, "one_time": secrets.token_urlsafe(24)}
     return Plane("control plane", CONTROL, settings, port)
+
+
+def _describe(plane: Plane, environment: str) -> Start:
+    """What the ledger keeps of a plane that answers; its settings name where it listens as `ServerSettings` does."""
+    settings: Mapping[str, Any] = plane.settings
+    files = [settings.get(name, "") for name in ("tls_cert", "tls_key", "tls_client_ca")]
+    is_upstream = bool(settings.get("tls_terminated_upstream", False))
+    binding = Binding(settings.get("host", "127.0.0.1"), make_tls(*files), is_upstream)
+    return Start(plane.name.partition(" ")[0], plane.address, environment, binding.mode, "token", is_upstream)
 
 
 def _start(plane: Plane) -> None:

@@ -20,6 +20,7 @@ from shipworthy.workflows.verify import (
     verify_log,
     verify_records,
     verify_releases,
+    verify_ring,
     verify_snapshots,
 )
 
@@ -65,7 +66,7 @@ def verify(root: Path, face: Face, what: str, anchors: tuple[Path, ...]) -> int:
     return 0 if holds else 1
 
 
-def _ledger_opener() -> "Callable[[Path], AbstractContextManager[Ledger]] | None":
+def _ledger_opener() -> "Callable[[Path, str], AbstractContextManager[Ledger]] | None":
     """What opens the ledger; None on a machine with the serving set only, which verifies by signatures alone."""
     try:
         from shipworthy.faces.wiring import open_to_read
@@ -77,7 +78,7 @@ def _ledger_opener() -> "Callable[[Path], AbstractContextManager[Ledger]] | None
 def _verify_made(
     face: Face,
     root: Path,
-    opener: "Callable[[Path], AbstractContextManager[Ledger]] | None",
+    opener: "Callable[[Path, str], AbstractContextManager[Ledger]] | None",
     release: str | None,
 ) -> list[Proof]:
     project = Project(root)
@@ -85,10 +86,11 @@ def _verify_made(
         face.note("The database is not compared: this machine has the serving set only.")
         return verify_bundles(project)
     try:
-        with opener(root) as ledger, face.err.status("verifying releases, snapshots and records"):
+        with opener(root, "verify") as ledger, face.err.status("verifying releases, snapshots and records"):
             proofs = verify_releases(project, ledger, release) + verify_attestations(project, ledger, release)
             if release is None:
                 proofs += verify_snapshots(project, ledger) + verify_records(project, ledger)
+                proofs.append(verify_ring(project, ledger))
             return proofs
     except IntegrityError as error:
         return [Proof("ledger", "", str(error))]

@@ -15,6 +15,8 @@ from shipworthy.data.validate import Validated, judge_batch, validate
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import DataError
 from shipworthy.ledger.events import Event
+from shipworthy.security.vault import Vault
+from shipworthy.workflows.quarantine import keep_rows
 from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.stages.folders import artefact_entry, put_json
 from shipworthy.workflows.stages.rows import snapshot_node
@@ -33,17 +35,17 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
     frame = prepare(contract, reads, project.root)
     shipping.tell("ingest", f"checking {frame.height:,} rows")
     validated = validate(contract, frame, malformed=_malformed(reads))
-    quarantine = _keep_quarantined(project.quarantine, validated, sources)
+    quarantine = _keep_quarantined(project.quarantine, validated, sources, shipping.seals_with)
     try:
         judge_batch(contract, validated, now=parts.now())
     except DataError as error:
         kept = f" The rows and their reasons are in {quarantine}." if quarantine else ""
         parts.ledger.append(
-            Event("data.refused", f"system:{contract.system}", parts.actor, {"reasons": validated.reasons})
+            Event("data.refused", f"system:{contract.system}", parts.actor, {"reasons": validated.reasons}, parts.rule)
         )
         raise DataError(f"{error}.{kept}") from None
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
-    snapshot = take(contract, validated.accepted, project.tables)
+    snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
     profile = put_json(parts, profile_frame(validated.accepted.drop(_personal(contract))), "profile")
     outputs: Outputs = {
         "snapshot": snapshot.digest,
@@ -74,7 +76,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "artefacts": [artefact_entry(parts, profile, "profile")],
         "links": links,
     }
-    parts.ledger.append(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body))
+    parts.ledger.append(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
     return outputs
 
 
@@ -88,18 +90,15 @@ def _malformed(reads: Mapping[str, SourceRead]) -> pl.DataFrame | None:
     return pl.concat(found) if found else None
 
 
-def _keep_quarantined(folder: Path, validated: Validated, sources: Mapping[str, str]) -> Path | None:
+def _keep_quarantined(
+    folder: Path, validated: Validated, sources: Mapping[str, str], vault: Vault | None
+) -> Path | None:
     """Write the rows that were not accepted as CSV, under the digest of what was read."""
     if not validated.quarantined.height:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{digest_json(dict(sources))[7:19]}.csv"
     lists = [name for name, kind in validated.quarantined.schema.items() if kind == pl.List(pl.String)]
     flat = validated.quarantined.with_columns(pl.col(name).list.join("; ") for name in lists)
-    draft = path.with_suffix(".tmp")
-    flat.write_csv(draft)
-    draft.replace(path)
-    return path
+    return keep_rows(folder, digest_json(dict(sources))[7:19], flat, vault)
 
 
 def _ingest_detail(rows: int, validated: Validated) -> str:

@@ -46,6 +46,7 @@ def judge_payload(
             champion=champion_payload(parts, champion),
             budget=budget,
             parity=_parity(trained),
+            vault=parts.project.vault,
         )
     verdicts = judge(contract, evidence)
     documents = [verdict.to_json() for verdict in verdicts]
@@ -68,7 +69,7 @@ def judge_payload(
         "artefacts": [artefact_entry(parts, digest, kind) for kind, digest in artefacts.items()],
         "links": [{"parent": built["payload"], "relation": "judged", "child": artefacts["verdicts"]}],
     }
-    parts.ledger.append(Event("gates.judged", built["payload"], parts.actor, body))
+    parts.ledger.append(Event("gates.judged", built["payload"], parts.actor, body, parts.rule))
     return outputs
 
 

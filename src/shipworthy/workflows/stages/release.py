@@ -56,7 +56,7 @@ def release(
             created=created,
             key=parts.key,
         )
-        place(signed, parts.project.releases)
+        place(signed, parts.project.releases, shipping.seals_with)
     node = f"release:{signed.name}"
     body = {
         "system": contract.system,
@@ -73,7 +73,7 @@ def release(
             {"parent": judged["artefacts"]["verdicts"], "relation": "allowed", "child": node},
         ],
     }
-    parts.ledger.append(Event("release.published", node, parts.actor, body))
+    parts.ledger.append(Event("release.published", node, parts.actor, body, parts.rule))
     return {
         "release": signed.name,
         "digest": signed.digest,

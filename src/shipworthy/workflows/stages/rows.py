@@ -23,5 +23,5 @@ def snapshot_of(parts: Parts, contract: Contract, ingested: Mapping[str, Any]) -
 
 def parted(parts: Parts, contract: Contract, ingested: Mapping[str, Any]) -> tuple[pl.DataFrame, Split]:
     """The snapshot's rows and how they are parted; the same each time."""
-    frame = read(snapshot_of(parts, contract, ingested))
+    frame = read(snapshot_of(parts, contract, ingested), parts.project.vault)
     return frame, split(contract, frame, contract.training.seed)
