@@ -74,6 +74,12 @@ ROWS = (
         50,
     ),
     Row(
+        "F16 store",
+        "somebody who can write the store: every tampering is found and called by its name",
+        ("tests/bundle/test_tampering.py",),
+        10_000,
+    ),
+    Row(
         "F02 F05 promotion",
         "power loss or kill -9 at every step of a promotion: the old or the new is live and verifies, never neither",
         ("tests/bundle/test_power_loss.py",),

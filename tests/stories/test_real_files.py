@@ -88,7 +88,7 @@ def held_out_rows(root: Path) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Up to 1,000 rows that training never saw as requests, and the trained model's own answers, calibrated."""
     project = Project(root)
     contract = read_contract(project)
-    with open_to_read(root) as ledger:
+    with open_to_read(root, "status") as ledger:
         taken, run = ledger.snapshots()[-1], ledger.runs()[-1]
         release = ledger.releases()[-1]
     frame = read(Snapshot(taken["digest"], taken["version"], taken["rows"], project.tables / contract.system))

@@ -83,7 +83,7 @@ def test_what_cannot_be_decided_is_refused_with_the_cure(parts: Parts) -> None:
         claim(parts, RUTH, "local", sure.prediction_id)
     with pytest.raises(NotFoundError, match="local has no prediction 'p_nothing'; see `shipworthy review list`"):
         decide(parts, RUTH, "local", "p_nothing", "approve", "clear")
-    with pytest.raises(AccessError, match=r"ann \(auditor\) may not review"):
+    with pytest.raises(AccessError, match=r"ann \(auditor\) may not do `review claim`"):
         claim(parts, Principal("ann", frozenset({"auditor"})), "local", unsure)
     assert parts.ledger.latest("review") == []
 
@@ -101,14 +101,14 @@ def test_the_commands_act_as_whom_the_token_stands_for(
     parts: Parts, shipworthy: Callable[..., Done], home: dict[str, str]
 ) -> None:
     first = waiting(parts)[0]["prediction_id"]
-    owner = Principal("owner", frozenset({"platform"}))
+    owner = Principal("owner", frozenset({"security"}))
     tokens = {name: add_principal(parts, owner, name, (role,)) for name, role in (("ruth", "risk"), ("max", "auditor"))}
     where = ("--project", parts.project.root)
     shown = shipworthy("review", "list", *where, "--limit", "2", "--json").document
     assert (shown["reviews"][0]["prediction_id"], len(shown["reviews"]), shown["more"]) == (first, 2, True)
     home["SHIPWORTHY_TOKEN"] = tokens["max"]
     refused = shipworthy("review", "claim", first, *where)
-    assert (refused.code, "max (auditor) may not review" in refused.err) == (1, True)
+    assert (refused.code, "max (auditor) may not do `review" in refused.err) == (1, True)
     home["SHIPWORTHY_TOKEN"] = tokens["ruth"]
     assert shipworthy("review", "claim", first, *where).out == f"{first} is claimed by ruth.\n"
     assert "ruth" in shipworthy("review", "list", *where).out

@@ -36,8 +36,8 @@ def open_attestation(envelope: bytes, release_digest: str, keys: Mapping[str, Pu
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise IntegrityError(f"The attestation is not one: {error}.") from None
     if statement.type != STATEMENT_TYPE or statement.predicate_type != ATTESTATION_TYPE:
-        raise IntegrityError(f"The statement is {statement.predicate_type!r}, not an attestation.")
+        raise IntegrityError(f"The statement is {statement.predicate_type!r}, not an attestation.", "swapped")
     subjects = {f"sha256:{subject.digest.get('sha256')}" for subject in statement.subject}
     if subjects != {release_digest}:
-        raise IntegrityError(f"The attestation is about another release than {release_digest}.")
+        raise IntegrityError(f"The attestation is about another release than {release_digest}.", "swapped")
     return statement.predicate

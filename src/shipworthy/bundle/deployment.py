@@ -122,7 +122,8 @@ def write_deployment(live: Path, deployment: Deployment, key: Signer, *, disk: D
     for release in deployment.releases:
         if not (bundle_path(live, release.digest) / RELEASE).is_file():
             raise IntegrityError(
-                f"{bundle_path(live, release.digest)} is missing; write the bundle of {release.release}."
+                f"{bundle_path(live, release.digest)} is missing; write the bundle of {release.release}.",
+                "missing",
             )
     envelope = sign_envelope(msgspec.json.encode(deployment), DEPLOYMENT_MEDIA, key)
     replace_file(live / DEPLOYMENT, envelope, disk=disk)
@@ -187,7 +188,7 @@ def _read_signed(path: Path, media: str, kind: type[_Document], keys: Mapping[st
     try:
         content = open_envelope(envelope, media, keys)
     except IntegrityError as error:
-        raise IntegrityError(f"{path}: {error}") from None
+        raise IntegrityError(f"{path}: {error}", error.fault) from None
     return decode_document(content, kind, path)
 
 

@@ -9,6 +9,14 @@ from typing import Literal
 import msgspec
 
 PAYLOAD_FILES = ("model.onnx", "schema.json", "policy.json", "baselines.json")
+COMPANIONS = {  # file that travels beside a payload -> field of the release that binds it
+    "card.md": "card",
+    "verdicts.json": "verdicts",
+    "sbom.cdx.json": "bill_of_materials",
+    "contract.yaml": "contract",
+    "code.py": "code",
+    "model.sig": "model_signature",
+}
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 RELEASE_TYPE = "https://shipworthy.dev/release/v1"
 ATTESTATION_TYPE = "https://shipworthy.dev/attestation/v1"
@@ -201,6 +209,7 @@ class ReleasePredicate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     bill_of_materials: str
     author: str
     created: str  # RFC 3339, UTC
+    model_signature: str = ""  # OpenSSF Model Signing bundle over the payload's files; empty: it has none
 
 
 class ReleaseStatement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ Every file is opened once, without following links, and the bytes that were hash
 changes on disk afterwards changes nothing here.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from shipworthy.bundle.format import (
+    COMPANIONS,
     PAYLOAD_FILES,
     RELEASE_TYPE,
     STATEMENT_MEDIA,
@@ -26,7 +28,7 @@ from shipworthy.bundle.format import (
     Schema,
 )
 from shipworthy.kernel.digest import digest_bytes
-from shipworthy.kernel.errors import AccessError, IntegrityError
+from shipworthy.kernel.errors import AccessError, Fault, IntegrityError
 from shipworthy.security.keys import PublicKey
 from shipworthy.security.signing import open_envelope
 from shipworthy.security.vault import Vault, is_sealed
@@ -103,16 +105,20 @@ def verify_bundle(
     with _open_directory(directory) as handle:
         envelope = _read_file(handle, RELEASE, directory, MAX_DOCUMENT_BYTES)
         found = digest_bytes(envelope)
-        if digest is not None and found != digest:
-            raise IntegrityError(f"{directory / RELEASE} has digest {found}; {digest} was expected.")
         statement = _open_statement(envelope, directory, keys)
+        if digest is not None and found != digest:
+            raise IntegrityError(
+                f"{directory / RELEASE} is the release {statement.predicate.system}:{statement.predicate.version} with "
+                f"digest {found}; {digest} was expected.",
+                "swapped",
+            )
         with _open_directory(directory / PAYLOAD, PAYLOAD, handle) as inner:
             payload = _verify_payload(inner, directory / PAYLOAD, statement.predicate.payload, vault)
         _check_companions(handle, directory, statement)
     system = statement.predicate.system
     if payload.manifest.system != system:
         raise IntegrityError(
-            f"{directory}: the payload is of system {payload.manifest.system}, the release of {system}."
+            f"{directory}: the payload is of system {payload.manifest.system}, the release of {system}.", "swapped"
         )
     return VerifiedBundle(digest=found, statement=statement, payload=payload)
 
@@ -153,10 +159,10 @@ def _open_statement(envelope: bytes, directory: Path, keys: Mapping[str, PublicK
     try:
         content = open_envelope(envelope, STATEMENT_MEDIA, keys)
     except IntegrityError as error:
-        raise IntegrityError(f"{place}: {error}") from None
+        raise IntegrityError(f"{place}: {error}", error.fault) from None
     statement = decode_document(content, ReleaseStatement, place)
     if statement.type != STATEMENT_TYPE or statement.predicate_type != RELEASE_TYPE:
-        raise IntegrityError(f"{place} is a {statement.predicate_type!r} statement, not a release.")
+        raise IntegrityError(f"{place} is a {statement.predicate_type!r} statement, not a release.", "swapped")
     subjects = {f"sha256:{subject.digest.get('sha256')}" for subject in statement.subject}
     if statement.predicate.payload not in subjects:
         raise IntegrityError(f"{place}: its subject is not the payload {statement.predicate.payload} that it binds.")
@@ -164,26 +170,33 @@ def _open_statement(envelope: bytes, directory: Path, keys: Mapping[str, PublicK
 
 
 def _check_companions(handle: int, directory: Path, statement: ReleaseStatement) -> None:
-    predicate = statement.predicate
-    bound = {predicate.verdicts, predicate.card, predicate.bill_of_materials, predicate.contract, predicate.code}
+    bound = {name: str(getattr(statement.predicate, field)) for name, field in COMPANIONS.items()}
     for name in sorted(set(os.listdir(handle)) - {RELEASE, PAYLOAD}):
-        if digest_bytes(_read_file(handle, name, directory, MAX_DOCUMENT_BYTES)) not in bound:
-            raise IntegrityError(f"{directory / name} is not part of the release; remove it or restore the bundle.")
+        if name not in bound:
+            raise IntegrityError(
+                f"{directory / name} is not part of the release; remove it or restore the bundle.", "extra"
+            )
+        found = digest_bytes(_read_file(handle, name, directory, MAX_DOCUMENT_BYTES))
+        if found != bound[name]:
+            fault: Fault = "swapped" if found in bound.values() else "changed"
+            raise IntegrityError(f"{directory / name} has digest {found}; the release says {bound[name]}.", fault)
 
 
 def _verify_payload(handle: int, directory: Path, digest: str | None, vault: Vault | None) -> VerifiedPayload:
     listing = _read_file(handle, MANIFEST, directory, MAX_DOCUMENT_BYTES)
     found = digest_bytes(listing)
-    if digest is not None and found != digest:
-        raise IntegrityError(f"{directory / MANIFEST} has digest {found}; {digest} was expected.")
     manifest = decode_document(listing, Manifest, directory / MANIFEST)
     if sorted(manifest.files) != sorted(PAYLOAD_FILES):
         named = ", ".join(sorted(manifest.files))
         raise IntegrityError(f"{directory / MANIFEST} names {named}; a payload has {', '.join(PAYLOAD_FILES)}.")
     extra = sorted(set(os.listdir(handle)) - {MANIFEST, *PAYLOAD_FILES})
     if extra:
-        raise IntegrityError(f"{directory / extra[0]} is not in the manifest; remove it or restore the payload.")
+        raise IntegrityError(
+            f"{directory / extra[0]} is not in the manifest; remove it or restore the payload.", "extra"
+        )
     contents = {name: _read_entry(handle, name, directory, manifest, vault) for name in PAYLOAD_FILES}
+    if digest is not None and found != digest:  # whole in itself, so another payload's
+        raise IntegrityError(f"{directory / MANIFEST} has digest {found}; {digest} was expected.", "swapped")
     return VerifiedPayload(
         digest=found,
         manifest=manifest,
@@ -198,10 +211,14 @@ def _read_entry(handle: int, name: str, directory: Path, manifest: Manifest, vau
     entry = manifest.files[name]
     limit = MAX_MODEL_BYTES if name.endswith(".onnx") else MAX_DOCUMENT_BYTES
     content = open_payload_file(_read_file(handle, name, directory, limit + limit // 1000), directory / name, vault)
+    found = digest_bytes(content)
+    fault: Fault = "swapped" if found in {other.digest for other in manifest.files.values()} else "changed"
     if len(content) != entry.size_bytes:
-        raise IntegrityError(f"{directory / name} has {len(content)} bytes; the manifest says {entry.size_bytes}.")
-    if (found := digest_bytes(content)) != entry.digest:
-        raise IntegrityError(f"{directory / name} has digest {found}; the manifest says {entry.digest}.")
+        raise IntegrityError(
+            f"{directory / name} has {len(content)} bytes; the manifest says {entry.size_bytes}.", fault
+        )
+    if found != entry.digest:
+        raise IntegrityError(f"{directory / name} has digest {found}; the manifest says {entry.digest}.", fault)
     return content
 
 
@@ -211,7 +228,9 @@ def _open_directory(directory: Path, name: str | None = None, parent: int | None
     try:
         handle = os.open(name or directory, flags, dir_fd=parent)
     except OSError as error:
-        raise IntegrityError(f"{directory} is missing, a link, or not a directory ({error.strerror}).") from None
+        raise IntegrityError(
+            f"{directory} is missing, a link, or not a directory ({error.strerror}).", _fault_of(error)
+        ) from None
     try:
         yield handle
     finally:
@@ -223,7 +242,9 @@ def _read_file(handle: int, name: str, directory: Path, limit: int) -> bytes:
     try:
         descriptor = os.open(name, flags, dir_fd=handle)
     except OSError as error:
-        raise IntegrityError(f"{directory / name} is missing, a link, or unreadable ({error.strerror}).") from None
+        raise IntegrityError(
+            f"{directory / name} is missing, a link, or unreadable ({error.strerror}).", _fault_of(error)
+        ) from None
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise IntegrityError(f"{directory / name} is not a plain file.")
@@ -231,3 +252,7 @@ def _read_file(handle: int, name: str, directory: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise IntegrityError(f"{directory / name} has more than {limit} bytes.")
     return content
+
+
+def _fault_of(error: OSError) -> Fault:
+    return "missing" if error.errno == errno.ENOENT else "changed"

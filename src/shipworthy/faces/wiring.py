@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from shipworthy.kernel.digest import digest_bytes
@@ -16,6 +17,7 @@ from shipworthy.ledger.store import Ledger, open_ledger
 from shipworthy.security.access import Target, authorise
 from shipworthy.security.keyring import ActiveKey, PublicKeys, active_name, holder_of
 from shipworthy.security.keys import create_key, key_directory, load_key
+from shipworthy.security.model_key import open_model_key
 from shipworthy.workflows.gate import system_of
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.principals import acting_on
@@ -89,6 +91,7 @@ def open_parts(root: Path) -> Iterator[Parts]:
             actor=actor(),
             now=time.time,
             entropy=secrets.token_bytes,
+            model_key=partial(open_model_key, key_directory(os.environ), project.public_keys, key_name(project.root)),
         )
 
 

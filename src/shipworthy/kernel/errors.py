@@ -5,6 +5,7 @@ faces alone turn a code into an exit status or an HTTP status.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 class ShipworthyError(Exception):
@@ -97,10 +98,18 @@ class RefusedError(ShipworthyError):
     code = "refused"
 
 
+Fault = Literal["changed", "missing", "extra", "swapped", "replayed", "unsigned", "unknown key", "revoked key"]
+"""What is wrong with something that does not hold, in one word that programs can tell apart."""
+
+
 class IntegrityError(ShipworthyError, ValueError):
-    """Tampering or corruption: a digest, signature or sequence that does not hold."""
+    """Tampering or corruption: a digest, signature or sequence that does not hold; `fault` says in which way."""
 
     code = "integrity"
+
+    def __init__(self, message: str, fault: Fault = "changed") -> None:
+        self.fault = fault
+        super().__init__(message)
 
 
 class AccessError(ShipworthyError, PermissionError):

@@ -7,15 +7,24 @@ from pathlib import Path
 import msgspec
 
 from shipworthy.bundle.deployment import write_bundle
-from shipworthy.bundle.format import PAYLOAD_FILES, STATEMENT_MEDIA, ReleasePredicate, ReleaseStatement, Subject
+from shipworthy.bundle.format import (
+    COMPANIONS,
+    PAYLOAD_FILES,
+    STATEMENT_MEDIA,
+    ReleasePredicate,
+    ReleaseStatement,
+    Subject,
+)
+from shipworthy.bundle.model_signing import MODEL_SIGNATURE, sign_model
 from shipworthy.bundle.verify import MANIFEST, verify_payload
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.security.keys import Signer
+from shipworthy.security.model_key import ModelKey
 from shipworthy.security.signing import sign_envelope
 from shipworthy.security.vault import Vault
 
-CARD, VERDICTS, BILL, CONTRACT, CODE = "card.md", "verdicts.json", "sbom.cdx.json", "contract.yaml", "code.py"
+CARD, VERDICTS, BILL, CONTRACT, CODE, _ = COMPANIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +72,7 @@ def publish(
     author: str,
     created: str,
     key: Signer,
+    model_key: ModelKey | None = None,
 ) -> Release:
     """Verify the payload, bind it and the documents in one statement, and sign that.
 
@@ -77,6 +87,7 @@ def publish(
         author: who ships.
         created: RFC 3339, UTC.
         key: signs the statement.
+        model_key: signs the payload's files once more, in the format of OpenSSF Model Signing.
 
     Raises:
         IntegrityError: the payload is not the one of that digest, or another system's.
@@ -84,6 +95,11 @@ def publish(
     manifest = verify_payload(payload, payload_digest).manifest
     if manifest.system != system:
         raise IntegrityError(f"{payload} is a payload of {manifest.system}; a release of {system} cannot hold it.")
+    name = f"{system}:{version}"
+    companions = documents.files()
+    if model_key is not None:
+        digests = {MANIFEST: payload_digest, **{file: entry.digest for file, entry in manifest.files.items()}}
+        companions[MODEL_SIGNATURE] = sign_model(name, digests, model_key)
     predicate = ReleasePredicate(
         system=system,
         version=version,
@@ -97,13 +113,13 @@ def publish(
         bill_of_materials=digest_bytes(documents.bill),
         author=author,
         created=created,
+        model_signature=digest_bytes(companions[MODEL_SIGNATURE]) if MODEL_SIGNATURE in companions else "",
     )
-    name = f"{system}:{version}"
     subject = Subject(name=name, digest={"sha256": payload_digest.removeprefix("sha256:")})
     statement = ReleaseStatement(subject=(subject,), predicate=predicate)
     envelope = sign_envelope(msgspec.json.encode(statement), STATEMENT_MEDIA, key)
     files = {file: (payload / file).read_bytes() for file in (MANIFEST, *PAYLOAD_FILES)}
-    return Release(name, digest_bytes(envelope), envelope, statement, files, documents.files())
+    return Release(name, digest_bytes(envelope), envelope, statement, files, companions)
 
 
 def place(release: Release, live: Path, vault: Vault | None = None) -> Path:

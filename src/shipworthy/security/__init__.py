@@ -8,6 +8,7 @@ __all__ = [
     "keyring",
     "keys",
     "master",
+    "model_key",
     "signing",
     "tls",
     "tokens",

@@ -85,7 +85,9 @@ class PublicKey:
         if not self.matches(content, signature):
             raise IntegrityError(f"The signature does not match its content under key {self.keyid[:16]}.")
         if self.revocation is not None and sha256(content).hexdigest() not in self.revocation.stands:
-            raise IntegrityError(f"It is signed by {self.revocation.words}, and is not among what still stands.")
+            raise IntegrityError(
+                f"It is signed by {self.revocation.words}, and is not among what still stands.", "revoked key"
+            )
 
     def matches(self, content: bytes, signature: bytes) -> bool:
         """Whether `signature` was made over `content` by the private half, be it revoked or not."""

@@ -54,15 +54,19 @@ def open_envelope(envelope: bytes, media_type: str, keys: Mapping[str, PublicKey
     """
     fields = _fields(_parse(envelope), "The envelope", ("payload", "payloadType", "signatures"))
     if fields["payloadType"] != media_type:
-        raise IntegrityError(f"The envelope holds {str(fields['payloadType'])[:80]!r}; {media_type!r} was expected.")
+        raise IntegrityError(
+            f"The envelope holds {str(fields['payloadType'])[:80]!r}; {media_type!r} was expected.", "swapped"
+        )
     payload = _decode(fields["payload"], "payload")
     signatures = fields["signatures"]
+    if signatures == []:
+        raise IntegrityError("Nobody signed the envelope.", "unsigned")
     if not isinstance(signatures, list) or not 1 <= len(signatures) <= MAX_SIGNATURES:
         raise IntegrityError(f"The envelope's signatures must be a list of 1 to {MAX_SIGNATURES}.")
     signed = pre_authentication(payload, media_type)
     vouched = [_vouches(signature, signed, keys) for signature in signatures]  # all: a wrong one refuses the whole
     if not any(vouched):
-        raise IntegrityError(f"No key known here signed the envelope; {len(keys)} keys are known.")
+        raise IntegrityError(f"No key known here signed the envelope; {len(keys)} keys are known.", "unknown key")
     return payload
 
 

@@ -64,12 +64,16 @@ def load_live(
     known = load_public_keys(keys)
     deployment = read_deployment(live, known)
     if deployment.environment != live.name:
-        raise IntegrityError(f"{live / DEPLOYMENT} is of environment {deployment.environment}, not {live.name}.")
+        raise IntegrityError(
+            f"{live / DEPLOYMENT} is of environment {deployment.environment}, not {live.name}.", "swapped"
+        )
     if not deployment.releases:
         raise NotFoundError(f"{live / DEPLOYMENT} names no release: nothing is deployed there.")
     if last is not None and _goes_back(last.deployment, deployment):
         seen = last.deployment.generation
-        raise IntegrityError(f"{live / DEPLOYMENT} has generation {deployment.generation}; {seen} was seen already.")
+        raise IntegrityError(
+            f"{live / DEPLOYMENT} has generation {deployment.generation}; {seen} was seen already.", "replayed"
+        )
     loaded = {} if last is None else {servable.digest: servable for servable in last.servables}
     servables = tuple(
         _load(live, release, deployment, known, make_runtime, loaded, vault) for release in deployment.releases
@@ -103,9 +107,11 @@ def _load(
     directory = bundle_path(live, release.digest)
     bundle = verify_bundle(directory, keys, release.digest, vault)
     if (bundle.release, bundle.payload.digest) != (release.release, release.payload):
-        raise IntegrityError(f"{directory} holds {bundle.release}; the deployment names {release.release}.")
+        raise IntegrityError(f"{directory} holds {bundle.release}; the deployment names {release.release}.", "swapped")
     if bundle.payload.schema.system != deployment.system:
-        raise IntegrityError(f"{directory} is of system {bundle.payload.schema.system}, not {deployment.system}.")
+        raise IntegrityError(
+            f"{directory} is of system {bundle.payload.schema.system}, not {deployment.system}.", "swapped"
+        )
     return load_servable(bundle, make_runtime)
 
 
@@ -115,10 +121,11 @@ def _load_access(live: Path, keys: Mapping[str, PublicKey], last: LiveState | No
     except NotFoundError:
         return None  # nobody may call
     if access.environment != live.name:
-        raise IntegrityError(f"{live / ACCESS} is of environment {access.environment}, not {live.name}.")
+        raise IntegrityError(f"{live / ACCESS} is of environment {access.environment}, not {live.name}.", "swapped")
     if last is not None and access.generation < last.access_generation:
         raise IntegrityError(
-            f"{live / ACCESS} has generation {access.generation}; {last.access_generation} was seen already."
+            f"{live / ACCESS} has generation {access.generation}; {last.access_generation} was seen already.",
+            "replayed",
         )
     return access
 

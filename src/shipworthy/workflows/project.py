@@ -11,6 +11,7 @@ from shipworthy.kernel.errors import ConflictError, StorageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.store import Ledger
 from shipworthy.security.keys import Signer
+from shipworthy.security.model_key import ModelKey
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
 
 
@@ -25,6 +26,7 @@ class Parts:
     actor: str
     now: Callable[[], float]  # Unix seconds
     entropy: Callable[[int], bytes]
+    model_key: Callable[[], ModelKey] | None = None  # signs payloads for others' tools
     rule: str = ""  # that allowed what is under way
 
 

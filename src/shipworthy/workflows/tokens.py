@@ -163,7 +163,7 @@ def refresh_everywhere(parts: Parts) -> None:
 def is_access_behind(parts: Parts, environment: str) -> bool:
     """Whether `live/ENV/access` says something else than the ledger and the table."""
     current = _current(parts, environment)
-    return current is None or current.environment != environment or current.tokens != _compiled(parts, environment)
+    return current is None or current.environment != environment or current.tokens != _wanted(parts, environment)
 
 
 def refresh_access(parts: Parts, environment: str, *, anew: bool = False) -> None:
@@ -175,8 +175,22 @@ def refresh_access(parts: Parts, environment: str, *, anew: bool = False) -> Non
     if anew or is_access_behind(parts, environment):
         checkpoint, current = parts.ledger.checkpoint, _current(parts, environment)
         generation = max(checkpoint.size if checkpoint else 1, current.generation if current else 0)
-        access = Access(environment=environment, generation=generation, tokens=_compiled(parts, environment))
+        access = Access(environment=environment, generation=generation, tokens=_wanted(parts, environment))
         write_access(parts.project.live(environment), access, parts.key)
+
+
+def _wanted(parts: Parts, environment: str) -> tuple[AccessToken, ...]:
+    """What the file is to hold: the ledger's tokens; and, where the ledger is younger than the file, those it forgot.
+
+    A ledger that was lost and begun anew knows of nobody, and who called before is not to be locked out by that.
+    """
+    compiled, current, checkpoint = _compiled(parts, environment), _current(parts, environment), parts.ledger.checkpoint
+    if current is None or current.generation <= (checkpoint.size if checkpoint else 0):
+        return compiled
+    known, now = {token.hash for token in compiled}, parts.now()
+    kept = [token for token in current.tokens if token.hash not in known and (token.expires or now + 1) > now]
+    revoked = {body["hash"] for body in parts.ledger.latest("token")}
+    return (*(token for token in kept if token.hash not in revoked), *compiled)
 
 
 def _current(parts: Parts, environment: str) -> Access | None:

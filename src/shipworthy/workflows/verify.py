@@ -1,19 +1,24 @@
 """`verify`: releases, the audit log and the records are what was signed and recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shipworthy.bundle.attestation import open_attestation
-from shipworthy.bundle.deployment import BUNDLES, bundle_path
-from shipworthy.bundle.verify import verify_bundle
-from shipworthy.kernel.errors import AccessError, IntegrityError, NotFoundError
+from shipworthy.bundle.deployment import BUNDLES, DEPLOYMENT, bundle_path, read_access, read_deployment
+from shipworthy.bundle.format import COMPANIONS
+from shipworthy.bundle.model_signing import MODEL_SIGNATURE, check_model, signer_of
+from shipworthy.bundle.verify import MANIFEST, VerifiedBundle, verify_bundle
+from shipworthy.kernel.errors import AccessError, Fault, IntegrityError, NotFoundError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.audit import AuditReport, verify_audit
 from shipworthy.records.read import list_segments, read_outcomes, read_records, verify_seal
 from shipworthy.security.keyring import active_name
 from shipworthy.security.keys import PublicKey, load_public_keys
+from shipworthy.security.model_key import PublicModelKey, model_keys
+from shipworthy.security.vault import Vault
 from shipworthy.workflows.active import last_active
 from shipworthy.workflows.layout import Project, name_segment
 
@@ -28,10 +33,22 @@ class Proof:
     name: str
     words: str
     problem: str | None = None
+    fault: Fault | None = None  # in which way it does not hold
 
     def to_json(self) -> dict[str, Any]:
         """The document that `verify --json` prints for it."""
-        return {"name": self.name, "holds": self.problem is None, "found": self.words, "problem": self.problem}
+        return {
+            "name": self.name,
+            "holds": self.problem is None,
+            "found": self.words,
+            "problem": self.problem,
+            "fault": self.fault,
+        }
+
+
+def _broken(name: str, error: Exception) -> Proof:
+    fault: Fault | None = error.fault if isinstance(error, IntegrityError) else None
+    return Proof(name, "", str(error), "missing" if isinstance(error, NotFoundError) else fault)
 
 
 def verify_log(project: Project, url: str | None, anchors: Sequence[Path]) -> tuple[Proof, AuditReport]:
@@ -72,7 +89,7 @@ def verify_attestations(project: Project, ledger: "Ledger", name: str | None) ->
             if any(body[field] != value for field, value in told.items()):
                 raise IntegrityError("the ledger says otherwise than what was signed")
         except (AccessError, IntegrityError, NotFoundError) as error:
-            proofs.append(Proof(what, "", str(error)))
+            proofs.append(_broken(what, error))
         else:
             proofs.append(Proof(what, f"signed for {body['environment']}, {body['time'][:10]}"))
     return proofs
@@ -88,7 +105,7 @@ def verify_ring(project: Project, ledger: "Ledger") -> Proof:
         if last is not None and active != last:
             problems.append(f"{last} signs as the log has it, {active} as {place} has it")
     except IntegrityError as error:
-        return Proof("key ring", "", str(error))
+        return _broken("key ring", error)
     revoked = sum(1 for key in known.values() if key.revocation is not None)
     words = f"{len(known) - revoked} keys believed, {revoked} revoked"
     return Proof("key ring", "" if problems else words, "; ".join(problems) or None)
@@ -115,7 +132,7 @@ def verify_bundles(project: Project) -> list[Proof]:
             try:
                 bundle = verify_bundle(place, keys, f"sha256:{place.name}", project.vault)
             except (IntegrityError, AccessError) as error:
-                proofs.append(Proof(name, "", str(error)))
+                proofs.append(_broken(name, error))
             else:
                 proofs.append(Proof(name, f"{bundle.release}, signature and every file hold"))
     return proofs
@@ -132,15 +149,82 @@ def _verify_release(project: Project, release: Mapping[str, Any], keys: Mapping[
     places = [bundle_path(home, digest) for home in _homes(project)]
     found = [place for place in places if place.exists()]
     if not places[0].exists():
-        return Proof(name, "", f"{places[0]} is missing; restore it from a copy")
+        return Proof(name, "", f"{places[0]} is missing; restore it from a copy", "missing")
     try:
         for place in found:
             bundle = verify_bundle(place, keys, digest, project.vault)
             if bundle.release != f"{release['system']}:{release['version']}":
-                raise IntegrityError(f"{place} holds {bundle.release}, not what the ledger calls {name}")
+                raise IntegrityError(f"{place} holds {bundle.release}, not what the ledger calls {name}", "swapped")
+            _check_companions(place, bundle, model_keys(project.public_keys))
     except (IntegrityError, AccessError) as error:
-        return Proof(name, "", str(error))
+        return _broken(name, error)
     return Proof(name, f"signature and every file hold ({len(found)} copies)")
+
+
+def verify_live(project: Project, ledger: "Ledger") -> list[Proof]:
+    """What servers read in each environment: the deployment that the log set last, and a signed access file."""
+    keys = load_public_keys(project.public_keys)
+    names = {str(entry.body["environment"]) for entry in ledger.events(verb="deployment.set")}
+    return [
+        _verify_environment(project.live(name), ledger.current_deployment(name) or {}, keys) for name in sorted(names)
+    ]
+
+
+def _verify_environment(live: Path, current: Mapping[str, Any], keys: Mapping[str, PublicKey]) -> Proof:
+    name = f"live {live.name}"
+    try:
+        found = read_deployment(live, keys)
+        if found.generation < current["generation"]:
+            raise IntegrityError(
+                f"{live / DEPLOYMENT} is generation {found.generation}; the log set {current['generation']} since: "
+                "it was put back, or the last step stopped half way; `shipworthy control` writes it anew",
+                "replayed",
+            )
+        said = {field: current.get(field) for field in ("system", "environment", "generation", "salt")}
+        digests = [item["digest"] for item in current["releases"]]
+        if any(getattr(found, field) != value for field, value in said.items()) or digests != [
+            release.digest for release in found.releases
+        ]:
+            raise IntegrityError(f"{live / DEPLOYMENT} is not the deployment that the log set last", "swapped")
+        with suppress(NotFoundError):  # nobody may call
+            read_access(live, keys)
+    except (IntegrityError, NotFoundError) as error:
+        return _broken(name, error)
+    return Proof(name, f"generation {found.generation}, as the log has it")
+
+
+def verify_bundle_at(place: Path, keys: Mapping[str, PublicKey], vault: Vault | None = None) -> Proof:
+    """A bundle wherever it lies, by the public keys alone: no ledger, no project.
+
+    Args:
+        place: the bundle's folder.
+        keys: whom to believe, by keyid.
+        vault: opens files that are sealed.
+    """
+    name = f"bundle {place.name[:12]}"
+    try:
+        bundle = verify_bundle(place, keys, vault=vault)
+        _check_companions(place, bundle, None)
+    except (IntegrityError, AccessError) as error:
+        return _broken(name, error)
+    signed = bundle.statement.predicate
+    return Proof(name, f"{bundle.release}, signed {signed.created[:10]}, shipped by {signed.author}: every file holds")
+
+
+def _check_companions(place: Path, bundle: VerifiedBundle, known: Mapping[str, PublicModelKey] | None) -> None:
+    """Every document that the release binds is there; the model's own signature is by one of `known`, if given."""
+    for name, field in COMPANIONS.items():
+        if getattr(bundle.statement.predicate, field) and not (place / name).is_file():
+            raise IntegrityError(f"{place / name} is missing; restore it from a copy", "missing")
+    signature = place / MODEL_SIGNATURE
+    if known is None or not signature.is_file():
+        return
+    digests = {name: entry.digest for name, entry in bundle.payload.manifest.files.items()}
+    content = signature.read_bytes()
+    key = known.get(signer_of(content))
+    if key is None:
+        raise IntegrityError(f"{signature} is signed by a model key that is not known here", "unknown key")
+    check_model(content, {MANIFEST: bundle.payload.digest, **digests}, key)
 
 
 def verify_records(project: Project, ledger: "Ledger") -> list[Proof]:
@@ -174,11 +258,11 @@ def _verify_segments(project: Project, folder: Path, sealed: Mapping[str, Mappin
                 raise IntegrityError(f"{segment} is not the segment whose digest the ledger has")
         missing = sorted(sealed.keys() - {name_segment(segment) for segment in segments})
         if missing:
-            raise IntegrityError(f"{missing[0]} is in the ledger, its file is missing")
+            raise IntegrityError(f"{missing[0]} is in the ledger, its file is missing", "missing")
         read = read_records if kind == "records" else read_outcomes
         count = sum(1 for _ in read(folder, project.vault))
     except (IntegrityError, AccessError) as error:
-        return Proof(name, "", str(error))
+        return _broken(name, error)
     words = "predictions" if kind == "records" else "outcomes"
     return Proof(name, f"{count:,} {words} in {len(segments)} segments")
 
@@ -195,7 +279,7 @@ def verify_snapshots(project: Project, ledger: "Ledger") -> list[Proof]:
         try:
             read(snapshot, project.vault)
         except (AccessError, IntegrityError, NotFoundError) as error:
-            proofs.append(Proof(name, "", str(error)))
+            proofs.append(_broken(name, error))
         else:
             proofs.append(Proof(name, f"{snapshot.rows:,} rows, version {snapshot.version}"))
     return proofs

@@ -82,9 +82,9 @@ def serve(
         if not line:
             return 1  # the server has said why on stderr
         address = json.loads(line)["address"]
-        _announce(face, address, settings, target, token)
         if entered is not None:
             _on_ledger(face, root, lambda parts: _record(parts, entered, environment, address, settings))
+        _announce(face, address, settings, target, token)
         code = server.wait()
     if entered is not None:
         _on_ledger(face, root, lambda parts: _keep_digests(parts, entered, environment))

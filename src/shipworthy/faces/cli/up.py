@@ -80,6 +80,7 @@ def up(
     """Serve predictions, run the control loop and show the console until stopped (Ctrl-C)."""
     project = Project(root)
     project.require()
+    check_settings(_data_settings(project, environment or "local", port, listening))  # before anything is recorded
     refusal = "`shipworthy up` runs here already ({holder}); stop it first"
     with hold_file(project, "up.lock", f"process {os.getpid()}", refusal):
         with open_parts(root) as parts:
@@ -87,7 +88,8 @@ def up(
             rule = permit(parts, principal, "up", environment=environment)
         served = environment or _served(project)
         target = find_target(project, served)
-        planes = [_data_plane(project, served, port, listening), _control_plane(root, control_port, clock)]
+        settings = _data_settings(project, served, port, listening)
+        planes = [_data_plane(settings), _control_plane(root, control_port, clock)]
         with open_parts(root) as parts:
             token = grant_token(replace(parts, rule=rule), served, target.system)
         stopped = _Signals()
@@ -116,8 +118,8 @@ def _served(project: Project) -> str:
     return "production" if "production" in names else (beyond_local or names)[0]
 
 
-def _data_plane(project: Project, environment: str, port: int, where: Listening) -> Plane:
-    settings = ServerSettings(
+def _data_settings(project: Project, environment: str, port: int, where: Listening) -> ServerSettings:
+    return ServerSettings(
         live=str(project.live(environment)),
         records=str(project.records(environment)),
         outcomes=str(project.outcomes(environment)),
@@ -125,8 +127,10 @@ def _data_plane(project: Project, environment: str, port: int, where: Listening)
         port=port,
         **where.settings(),
     )
-    check_settings(settings)
-    return Plane("data plane", "shipworthy.serving.server", msgspec.to_builtins(settings), port)
+
+
+def _data_plane(settings: ServerSettings) -> Plane:
+    return Plane("data plane", "shipworthy.serving.server", msgspec.to_builtins(settings), settings.port)
 
 
 def _control_plane(root: Path, port: int, clock: str) -> Plane:

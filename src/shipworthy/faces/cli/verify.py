@@ -11,12 +11,15 @@ from rich.markup import escape
 
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
-from shipworthy.kernel.errors import IntegrityError
+from shipworthy.kernel.errors import IntegrityError, UsageError
+from shipworthy.security.keys import load_public_key, load_public_keys
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.verify import (
     Proof,
     verify_attestations,
+    verify_bundle_at,
     verify_bundles,
+    verify_live,
     verify_log,
     verify_records,
     verify_releases,
@@ -45,9 +48,19 @@ TRUST_WORDS = {
     type=click.Path(path_type=Path),
     help="An exported checkpoint.",
 )
-def verify(root: Path, face: Face, what: str, anchors: tuple[Path, ...]) -> int:
+@click.option("--bundle", default=None, metavar="DIR", type=click.Path(path_type=Path), help="This bundle alone.")
+@click.option(
+    "--key", "keys", multiple=True, metavar="FILE", type=click.Path(path_type=Path), help="Believe this public key."
+)
+def verify(
+    root: Path, face: Face, what: str, anchors: tuple[Path, ...], bundle: Path | None, keys: tuple[Path, ...]
+) -> int:
     """Verify a RELEASE, the audit log, or everything. Names what is wrong."""
     project = Project(root)
+    if bundle is not None:
+        return _verify_bundle(face, project, bundle, keys)
+    if keys:
+        raise UsageError("--key goes with --bundle DIR; a project believes the keys of its ring")
     project.require()
     proofs: list[Proof] = []
     trust = None
@@ -64,6 +77,18 @@ def verify(root: Path, face: Face, what: str, anchors: tuple[Path, ...]) -> int:
     if not face.as_json:
         _show(face, proofs, trust)
     return 0 if holds else 1
+
+
+def _verify_bundle(face: Face, project: Project, place: Path, files: tuple[Path, ...]) -> int:
+    """One bundle, by the keys that are given, else by those of the project."""
+    known = {key.keyid: key for key in map(load_public_key, files)} or load_public_keys(project.public_keys)
+    if not known:
+        raise UsageError("no public key is known here; give one: --key FILE")
+    proof = verify_bundle_at(place, known, project.vault)
+    face.result({"holds": proof.problem is None, "trust": None, "proofs": [proof.to_json()]})
+    if not face.as_json:
+        _show(face, [proof], None)
+    return 0 if proof.problem is None else 1
 
 
 def _ledger_opener() -> "Callable[[Path, str], AbstractContextManager[Ledger]] | None":
@@ -90,10 +115,10 @@ def _verify_made(
             proofs = verify_releases(project, ledger, release) + verify_attestations(project, ledger, release)
             if release is None:
                 proofs += verify_snapshots(project, ledger) + verify_records(project, ledger)
-                proofs.append(verify_ring(project, ledger))
+                proofs += [*verify_live(project, ledger), verify_ring(project, ledger)]
             return proofs
     except IntegrityError as error:
-        return [Proof("ledger", "", str(error))]
+        return [Proof("ledger", "", str(error), error.fault)]
 
 
 def _show(face: Face, proofs: list[Proof], trust: str | None) -> None:
@@ -101,6 +126,7 @@ def _show(face: Face, proofs: list[Proof], trust: str | None) -> None:
         if proof.problem is None:
             face.say(f"[green]holds[/]   {escape(proof.name)}: {escape(proof.words)}")
         else:
-            face.say(f"[bold red]BROKEN[/]  {escape(proof.name)}: {escape(proof.problem)}")
+            fault = f" ({proof.fault})" if proof.fault else ""
+            face.say(f"[bold red]BROKEN[/]  {escape(proof.name)}{fault}: {escape(proof.problem)}")
     if trust:
         face.say(f"[dim]{TRUST_WORDS.get(trust, trust)}[/]")

@@ -55,6 +55,7 @@ def release(
             author=parts.actor,
             created=created,
             key=parts.key,
+            model_key=None if parts.model_key is None else parts.model_key(),
         )
         place(signed, parts.project.releases, shipping.seals_with)
     node = f"release:{signed.name}"
