@@ -203,7 +203,7 @@ def test_an_empty_project_says_what_to_do_next(tmp_path: Path):
         "shipworthy ship",
         "Nothing is deployed here.",
         "None is open.",
-        "audit log is empty",
+        "session.opened",
     ):
         assert words in page, words
 

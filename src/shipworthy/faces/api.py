@@ -21,8 +21,10 @@ from shipworthy import __version__
 from shipworthy.contract.types import Contract
 from shipworthy.faces import console
 from shipworthy.faces.guard import Guard
+from shipworthy.faces.oidc import Provider
+from shipworthy.faces.oidc_settings import CALLBACK
 from shipworthy.faces.problems import problem
-from shipworthy.faces.sessions import Attempts, Sessions
+from shipworthy.faces.sessions import Attempts, Rates, Sessions
 from shipworthy.governance import portfolio
 from shipworthy.kernel.errors import ConflictError, NotFoundError, UsageError
 from shipworthy.ledger.events import Entry
@@ -86,9 +88,9 @@ class RollbackBody(Body):
     to: str | None = Field(None, max_length=100, description="the release; without it the one before")
 
 
-def health() -> Found:
-    """Whether the control plane answers."""
-    return {"status": "ok"}
+def health(request: Request) -> Found:
+    """Whether the control plane answers, and what protects the connection."""
+    return {"status": "ok", "tls": request.app.state.tls}
 
 
 def system(request: Request) -> Found:
@@ -235,6 +237,8 @@ ROUTES = (
 PAGES = (
     Route("GET", "/login", "sign in", console.show_login),
     Route("POST", "/login", "sign in", console.sign_in),
+    Route("GET", "/login/oidc", "sign in", console.begin_sign_in),
+    Route("GET", CALLBACK, "sign in", console.finish_sign_in),
     Route("GET", "/console.css", "sign in", console.style),  # the sign-in form needs both; they say nothing of anybody
     Route("GET", "/icon.svg", "sign in", console.icon),
     Route("GET", "/", "status", console.overview),
@@ -255,6 +259,8 @@ def make_app(
     one_time: str | None = None,
     tick: Tick | None = None,
     hosts: tuple[str, ...] = (),
+    provider: Provider | None = None,
+    tls: str = "none, loopback",
     now: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The control plane of one project: API and console.
@@ -265,8 +271,11 @@ def make_app(
         one_time: the code that signs in once within 10 minutes; None for none.
         tick: a step of the control loop; None where none runs.
         hosts: names by which the server may be asked, beside those of loopback.
+        provider: of OpenID, whose sign-ins and tokens are believed; None for none.
+        tls: what protects the connection, as `security.tls.Binding.mode` says.
         now: Unix time in s, for sessions and limits.
     """
+    is_secure = not tls.startswith("none")
 
     @asynccontextmanager
     async def opened(app: FastAPI) -> AsyncIterator[None]:
@@ -287,8 +296,17 @@ def make_app(
     app.state.sessions, app.state.attempts = Sessions(now, one_time), Attempts(now)
     app.state.waiting = console.Waiting(now)
     _add_routes(app)
-    sessions, attempts = app.state.sessions, app.state.attempts
-    app.add_middleware(Guard, verbs=ROUTE_VERBS, owner=owner, sessions=sessions, attempts=attempts, hosts=hosts)
+    app.state.provider, app.state.tls, app.state.is_secure = provider, tls, is_secure
+    app.add_middleware(
+        Guard,
+        verbs=ROUTE_VERBS,
+        owner=owner,
+        sessions=app.state.sessions,
+        attempts=app.state.attempts,
+        rates=Rates(now),
+        hosts=hosts,
+        origin_scheme="https" if is_secure else "http",
+    )
     return app
 
 

@@ -3,6 +3,7 @@
 The page asks for itself again every few seconds. What a person can do on it is a form.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,17 +23,30 @@ from shipworthy.contract.types import Contract
 from shipworthy.faces.charts import Chart, Mark, Series, colour_class, line_chart, share_bar, stacked_bars
 from shipworthy.faces.cli.show import number
 from shipworthy.faces.guard import COOKIE, check_token
+from shipworthy.faces.oidc import FLOW_S, Identity, Provider
+from shipworthy.faces.oidc_settings import CALLBACK
 from shipworthy.faces.sessions import SESSION_S, Attempts, Sessions
 from shipworthy.governance import portfolio
 from shipworthy.governance.portfolio import Figure, Ledgered, colour_of, unix_time
-from shipworthy.kernel.errors import ConflictError, ContractError, ShipworthyError
+from shipworthy.kernel.errors import (
+    AccessError,
+    ConflictError,
+    ContractError,
+    RefusedError,
+    ShipworthyError,
+    StorageError,
+    UnavailableError,
+)
+from shipworthy.ledger.events import Event
 from shipworthy.security.access import Principal, Target, decide
 from shipworthy.workflows.alerting import acknowledge
 from shipworthy.workflows.overview import gather
+from shipworthy.workflows.principals import owner_of
 from shipworthy.workflows.project import Parts, read_contract
 from shipworthy.workflows.reviews import queue
 
 Found = dict[str, Any]
+FLOW_COOKIE = "shipworthy-signing-in"
 REFRESH_S = 5
 RECENT = 8  # entries of the audit log on the page
 MAX_RELEASES = 12  # newest ones on the page; the API has all
@@ -88,17 +102,17 @@ def _file(name: str, media: str) -> Response:
 def show_login(request: Request, token: str | None = None) -> Response:
     """The form to sign in; with the one-time code of the terminal, the way in."""
     if token is None:
-        return _page("login.html", problem=None)
+        return _login(request)
     sessions: Sessions = request.app.state.sessions
     attempts: Attempts = request.app.state.attempts
     address = request.client.host if request.client else ""
     if attempts.are_exhausted(address):
-        return _page("login.html", 429, problem="Too many failed attempts. Wait a minute, then try again.")
+        return _login(request, 429, "Too many failed attempts. Wait a minute, then try again.")
     if not sessions.redeem(token):
         attempts.fail(address)
         words = "This link was used already, or is older than 10 minutes. Sign in with a token, or start `up` again."
-        return _page("login.html", 401, problem=words)
-    return _signed_in(request, None)
+        return _login(request, 401, words)
+    return _signed_in(request, None, owner_of(request.app.state.parts.actor), "one-time code")
 
 
 async def sign_in(request: Request) -> Response:
@@ -108,25 +122,88 @@ async def sign_in(request: Request) -> Response:
     attempts: Attempts = request.app.state.attempts
     found = await run_in_threadpool(check_token, attempts, request, token)
     if isinstance(found, Principal):
-        return _signed_in(request, token)
+        return _signed_in(request, token, found, "token")
     is_late = found.status_code == 429
     words = "Too many failed attempts. Wait a minute, then try again." if is_late else "This token is not valid here."
-    return _page("login.html", found.status_code, problem=words)
+    return _login(request, found.status_code, words)
 
 
-def _signed_in(request: Request, token: str | None) -> Response:
+def begin_sign_in(request: Request) -> Response:
+    """Send the browser to the provider; it comes back to `finish_sign_in`."""
+    provider: Provider | None = request.app.state.provider
+    if provider is None:
+        return RedirectResponse("/login", 303)
+    try:
+        beginning = provider.begin()
+    except UnavailableError as error:
+        return _login(request, 503, f"{error}. Sign in with a token meanwhile.")
+    response = RedirectResponse(beginning.address, 303)
+    response.set_cookie(  # lax: the provider's redirect comes from another site
+        FLOW_COOKIE,
+        beginning.cookie,
+        max_age=int(FLOW_S),
+        path=CALLBACK,
+        httponly=True,
+        samesite="lax",
+        secure=request.app.state.is_secure,
+    )
+    return response
+
+
+def finish_sign_in(request: Request) -> Response:
+    """Sign in whom the provider names; a page leads on, for a strict cookie is not sent on another site's way."""
+    provider: Provider | None = request.app.state.provider
+    if provider is None:
+        return RedirectResponse("/login", 303)
+    attempts: Attempts = request.app.state.attempts
+    address = request.client.host if request.client else ""
+    if attempts.are_exhausted(address):
+        return _login(request, 429, "Too many failed attempts. Wait a minute, then try again.")
+    try:
+        found = provider.finish(dict(request.query_params), request.cookies.get(FLOW_COOKIE, ""))
+    except UnavailableError as error:
+        return _login(request, 503, f"{error}.")
+    except (AccessError, RefusedError) as error:
+        attempts.fail(address)
+        return _login(request, 401, f"Not signed in: {error}.")
+    response = _page("signed_in.html", refresh="0; url=/", who=found.principal.name)
+    response.delete_cookie(FLOW_COOKIE, path=CALLBACK, httponly=True, samesite="lax")
+    return _signed_in(request, None, found.principal, "oidc", response, found)
+
+
+def _signed_in(
+    request: Request,
+    token: str | None,
+    principal: Principal,
+    by: str,
+    response: Response | None = None,
+    identity: Identity | None = None,
+) -> Response:
+    """A new session, whatever cookie the browser had; on record, where the log can be written."""
     sessions: Sessions = request.app.state.sessions
     parts: Parts = request.app.state.parts
-    response = RedirectResponse("/", 303)
+    sessions.close(request.cookies.get(COOKIE, ""))
+    with suppress(StorageError):  # the console also shows what is wrong with a disk
+        body = {"by": by, "roles": sorted(principal.roles)}
+        parts.ledger.append(
+            Event("session.opened", f"principal:{principal.name}", principal.actor, body, "anyone may sign in")
+        )
+    response = response or RedirectResponse("/", 303)
+    named = None if identity is None else identity.principal
+    until = math.inf if identity is None else identity.expires
     response.set_cookie(
         COOKIE,
-        sessions.open(token, parts.entropy(32)),
+        sessions.open(token, parts.entropy(32), identity=named, until=until),
         max_age=int(SESSION_S),
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=request.app.state.is_secure,
     )
     return response
+
+
+def _login(request: Request, status: int = 200, problem: str | None = None) -> Response:
+    return _page("login.html", status, problem=problem, has_provider=request.app.state.provider is not None)
 
 
 def sign_out(request: Request) -> Response:
@@ -160,7 +237,14 @@ def overview(request: Request, env: str | None = None, live: str = "yes") -> Res
     may_audit = decide(request.state.principal, "audit list", Target(contract.system)).allowed
     recent = list(parts.ledger.events(after=max(size - RECENT, 0)))[-RECENT:] if may_audit else []
     is_live = live != "no"
-    return _page("console.html", **shown, recent=recent[::-1], refresh=REFRESH_S if is_live else None, is_live=is_live)
+    return _page(
+        "console.html",
+        **shown,
+        may_audit=may_audit,
+        recent=recent[::-1],
+        refresh=REFRESH_S if is_live else None,
+        is_live=is_live,
+    )
 
 
 def page_facts(facts: Ledgered, contract: Contract, principal: Principal, env: str | None) -> Found:

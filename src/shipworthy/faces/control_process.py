@@ -15,29 +15,23 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from shipworthy.engines.lifeline import end_with_parent
+from shipworthy.faces.control_settings import ControlSettings
+from shipworthy.faces.oidc import Provider
+from shipworthy.faces.oidc_settings import CALLBACK, read_oidc_settings
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import ConflictError, ShipworthyError
 from shipworthy.security.access import ROLES, Principal
+from shipworthy.security.tls import check_binding, check_tls, server_context
 from shipworthy.workflows.control import Control, Done
 from shipworthy.workflows.project import Parts
 
 TICK_S = 1.0  # between two looks at what is due
 _log = logging.getLogger("shipworthy.control")
-
-
-class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the control plane finds its project, and where it listens."""
-
-    project: str
-    host: str = "127.0.0.1"
-    port: int = 8090  # 0: any free one
-    clock: Literal["wall", "manual"] = "wall"  # manual: time goes on only as it is told (`POST /api/clock`)
-    one_time: str | None = None  # signs a browser in, once
 
 
 class Loop:
@@ -116,27 +110,50 @@ def run(settings: ControlSettings, ready: Callable[[str], None]) -> None:
 
     from shipworthy.faces.api import SERVER_SETTINGS, make_app
 
-    root = Path(settings.project)
+    root, binding = Path(settings.project), settings.binding
+    check_binding(binding)
+    context = None
+    if binding.tls is not None:
+        check_tls(binding.tls, time.time())
+        context = server_context(binding.tls)
     with open_parts(root) as parts:
         loop = Loop(parts, settings.clock == "manual", _show)
         owner = Principal(parts.actor.removeprefix("user:"), frozenset(ROLES))
-        app = make_app(lambda: nullcontext(parts), owner=owner, tick=loop.tick, one_time=settings.one_time)
         listener = _listen(settings)
-        port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, **SERVER_SETTINGS))
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{binding.scheme}://{host}:{listener.getsockname()[1]}"
+        app = make_app(
+            lambda: nullcontext(parts),
+            owner=owner,
+            tick=loop.tick,
+            one_time=settings.one_time,
+            hosts=(*settings.allowed_hosts, host),
+            provider=_provider(settings, address),
+            tls=binding.mode,
+        )
+        secured: dict[str, Any] = {} if context is None else {"ssl_context_factory": lambda *_: context}
+        server = uvicorn.Server(uvicorn.Config(app, **SERVER_SETTINGS, **secured))
         loop.start()
-        ready(f"http://{settings.host}:{port}")
+        ready(address)
         try:
             server.run(sockets=[listener])
         finally:
             loop.stop()
 
 
+def _provider(settings: ControlSettings, address: str) -> Provider | None:
+    if not settings.oidc:
+        return None
+    found = read_oidc_settings(settings.oidc, os.environ)
+    return Provider(found, found.redirect_uri or address + CALLBACK, now=time.time, entropy=os.urandom)
+
+
 def _listen(settings: ControlSettings) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen()  # who connects before the loop runs waits, instead of being refused
     except OSError as error:
         listener.close()
         raise ConflictError(

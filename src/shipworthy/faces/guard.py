@@ -5,6 +5,7 @@ one gate allows that verb.
 """
 
 import logging
+import math
 import re
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
@@ -16,10 +17,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shipworthy.faces.oidc import Provider
 from shipworthy.faces.problems import problem, problem_of
-from shipworthy.faces.sessions import ATTEMPT_WINDOW_S, Attempts, Sessions
-from shipworthy.kernel.errors import AccessError, NotFoundError, ShipworthyError
+from shipworthy.faces.sessions import ATTEMPT_WINDOW_S, Attempts, Rates, Sessions
+from shipworthy.kernel.errors import AccessError, NotFoundError, RefusedError, ShipworthyError, UnavailableError
 from shipworthy.security.access import LOCAL, PUBLIC, VERBS, Principal, Target, decide, denial
+from shipworthy.security.tokens import is_token
 from shipworthy.workflows.gate import record_decision, system_of
 from shipworthy.workflows.principals import find_principal
 from shipworthy.workflows.project import Parts
@@ -37,6 +40,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+TLS_HEADERS = {"Strict-Transport-Security": "max-age=31536000"}
 NO_TOKEN = "Send a token of a principal: Authorization: Bearer swt_…; `shipworthy user add` makes one."  # noqa: S105
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d{1,5})?")
@@ -54,13 +58,17 @@ class Guard:
         owner: Principal,
         sessions: Sessions,
         attempts: Attempts,
+        rates: Rates,
         hosts: Collection[str] = (),
+        origin_scheme: str = "http",  # by which browsers ask: https also where something in front ends TLS
     ) -> None:
         self._app = app
         self._verbs = verbs
         self._owner = owner
         self._sessions = sessions
         self._attempts = attempts
+        self._rates = rates
+        self._headers = HEADERS if origin_scheme == "http" else {**HEADERS, **TLS_HEADERS}
         self._hosts = LOOPBACK_NAMES | frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +85,7 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
         try:
@@ -106,6 +114,8 @@ class Guard:
         if not is_there:
             return None  # the application says 404 or 405, to those who may ask
         request.state.principal = principal
+        if wait := self._rates.take(principal.name):
+            return problem(429, f"{principal.name} asks too often.", headers={"Retry-After": f"{math.ceil(wait)}"})
         return self._deny(request, principal, verb or "")
 
     def _deny(self, request: Request, principal: Principal, verb: str) -> Response | None:
@@ -151,6 +161,8 @@ class Guard:
             scheme, _, token = header.partition(" ")
             return check_token(self._attempts, request, token.strip() if scheme.lower() == "bearer" else "")
         session = self._sessions.find(request.cookies.get(COOKIE, ""))
+        if session is not None and session.identity is not None:
+            return session.identity
         if session is not None and session.token is None:
             return self._owner
         if session is not None and session.token is not None:  # a token that was withdrawn ends its sessions
@@ -168,6 +180,15 @@ def check_token(attempts: Attempts, request: Request, token: str) -> Principal |
     """Whom a token stands for, or the refusal; failures of one address are counted."""
     parts: Parts = request.app.state.parts
     address = request.client.host if request.client else ""
+    provider: Provider | None = request.app.state.provider
+    if not is_token(token) and provider is not None and token.count(".") == 2:
+        try:
+            return provider.identify(token).principal  # signatures of a provider cannot be guessed: not limited
+        except (AccessError, RefusedError) as error:
+            attempts.fail(address)
+            return problem(401, f"The token is not valid here: {error}.", headers={"WWW-Authenticate": "Bearer"})
+        except UnavailableError:
+            return problem(503, "The provider of sign-ins does not answer.")
     if attempts.are_exhausted(address):
         return problem(429, "Wait a minute, then try again.", headers={"Retry-After": f"{ATTEMPT_WINDOW_S:.0f}"})
     try:

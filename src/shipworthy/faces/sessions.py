@@ -1,9 +1,12 @@
 """Who is signed in to the console, and who failed to prove themselves too often. In memory: a restart signs all out."""
 
+import math
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shipworthy.security.access import Principal
 from shipworthy.security.tokens import hash_token, matches_token, mint_token
 
 SESSION_S = 12 * 3600.0  # a long working day
@@ -11,15 +14,21 @@ ONE_TIME_S = 600.0  # to walk from the terminal to the browser
 MAX_SESSIONS = 1000  # the oldest go first
 ATTEMPT_WINDOW_S = 60.0
 MAX_FAILURES = 20  # in the window, of one address: a person's typing, never a search
+RATE = 20.0  # requests a second of one principal, on the average: a page that looks every second, and scripts
+BURST = 200.0
+MAX_PRINCIPALS = 10_000  # whose rate is remembered; the oldest go first
 MAX_ADDRESSES = 10_000  # remembered; the oldest go first
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Somebody who is signed in: by a token, which is asked again at each request, or as the machine's owner."""
+    """Somebody who is signed in: by a token, which is asked again at each request; as whom a provider named; or as the
+    machine's owner, where there is neither.
+    """
 
     token: str | None
     expires: float
+    identity: Principal | None = None
 
 
 class Sessions:
@@ -32,11 +41,20 @@ class Sessions:
         self._one_time = None if one_time is None else hash_token(one_time)
         self._one_time_until = now() + ONE_TIME_S
 
-    def open(self, token: str | None, entropy: bytes) -> str:
-        """Sign in; the cookie that proves it, made from 32 random bytes."""
+    def open(
+        self, token: str | None, entropy: bytes, *, identity: Principal | None = None, until: float = math.inf
+    ) -> str:
+        """Sign in; the cookie that proves it.
+
+        Args:
+            token: of a principal, if they came with one.
+            entropy: 32 random bytes.
+            identity: whom a provider named, if it did.
+            until: Unix seconds, at the latest.
+        """
         cookie, digest = mint_token(entropy)
         with self._lock:
-            self._sessions[digest] = Session(token, self._now() + SESSION_S)
+            self._sessions[digest] = Session(token, min(self._now() + SESSION_S, until), identity)
             for oldest in list(self._sessions)[:-MAX_SESSIONS]:
                 del self._sessions[oldest]
         return cookie
@@ -92,3 +110,24 @@ class Attempts:
     def _recent(self, address: str) -> list[float]:
         since = self._now() - ATTEMPT_WINDOW_S
         return [moment for moment in self._failures.get(address, ()) if moment > since]
+
+
+class Rates:
+    """Requests of each principal: a bucket of tokens that fills by `RATE`. Safe for threads."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # name -> tokens left, when
+
+    def take(self, name: str) -> float:
+        """Count a request; the seconds to wait if it is one too many, else 0."""
+        with self._lock:
+            now = self._now()
+            left, at = self._left.pop(name, (BURST, now))
+            left = min(BURST, left + max(now - at, 0.0) * RATE)
+            is_allowed = left >= 1.0
+            self._left[name] = (left - 1.0 if is_allowed else left, now)
+            while len(self._left) > MAX_PRINCIPALS:
+                self._left.popitem(last=False)
+            return 0.0 if is_allowed else (1.0 - left) / RATE

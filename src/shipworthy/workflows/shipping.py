@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shipworthy import __version__
@@ -49,6 +49,11 @@ class Shipping:
     tell: Tell
     environment: Mapping[str, str]  # of the process: what the training code may see
     stages: list[StageReport]
+    events: list[Event] = field(default_factory=list)  # of the stage under way
+
+    def record(self, event: Event) -> None:
+        """Let `event` be recorded together with the end of the stage: a stage that is stopped happened not at all."""
+        self.events.append(event)
 
     def stage(self, name: str, inputs: Mapping[str, Json], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The outputs of stage `name`: those that the ledger knows for these inputs, else those of `work`."""
@@ -62,7 +67,9 @@ class Shipping:
         outputs = work()
         seconds = time.perf_counter() - started
         body = {"key": key, "name": name, "outputs": outputs, "seconds": round(seconds, 3)}
-        self.parts.ledger.append(Event("stage.finished", f"stage:{name}", self.parts.actor, body, self.parts.rule))
+        ended = Event("stage.finished", f"stage:{name}", self.parts.actor, body, self.parts.rule)
+        events, self.events = self.events, []
+        self.parts.ledger.append_all([*events, ended])
         self._finish(name, False, started, outputs)
         return outputs
 

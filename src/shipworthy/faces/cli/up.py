@@ -19,9 +19,11 @@ from rich.markup import escape
 
 from shipworthy.faces.cli.options import Listening, command, listening
 from shipworthy.faces.cli.show import Face
+from shipworthy.faces.control_settings import ControlSettings
+from shipworthy.faces.oidc_settings import read_oidc_settings
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import NotFoundError, UnavailableError
-from shipworthy.security.tls import Binding, make_tls
+from shipworthy.security.tls import Binding, check_binding, make_tls
 from shipworthy.serving.server import ServerSettings, check_settings
 from shipworthy.workflows.gate import permit
 from shipworthy.workflows.layout import Project
@@ -67,6 +69,10 @@ class Plane:
     help="manual: time goes on only as POST /api/clock says, for replays.",
     show_default=True,
 )
+@click.option(
+    "--control-host", default="127.0.0.1", metavar="ADDRESS", help="Where API and console listen.", show_default=True
+)
+@click.option("--oidc", default="", metavar="FILE", help="The OpenID provider whose sign-ins are believed (TOML).")
 @listening
 def up(
     root: Path,
@@ -75,12 +81,15 @@ def up(
     port: int,
     control_port: int,
     clock: str,
+    control_host: str,
+    oidc: str,
     listening: Listening,
 ) -> int:
     """Serve predictions, run the control loop and show the console until stopped (Ctrl-C)."""
     project = Project(root)
     project.require()
     check_settings(_data_settings(project, environment or "local", port, listening))  # before anything is recorded
+    control = _control_plane(root, control_port, clock, replace(listening, host=control_host), oidc)
     refusal = "`shipworthy up` runs here already ({holder}); stop it first"
     with hold_file(project, "up.lock", f"process {os.getpid()}", refusal):
         with open_parts(root) as parts:
@@ -89,7 +98,7 @@ def up(
         served = environment or _served(project)
         target = find_target(project, served)
         settings = _data_settings(project, served, port, listening)
-        planes = [_data_plane(settings), _control_plane(root, control_port, clock)]
+        planes = [_data_plane(settings), control]
         with open_parts(root) as parts:
             token = grant_token(replace(parts, rule=rule), served, target.system)
         stopped = _Signals()
@@ -133,8 +142,17 @@ def _data_plane(settings: ServerSettings) -> Plane:
     return Plane("data plane", "shipworthy.serving.server", msgspec.to_builtins(settings), settings.port)
 
 
-def _control_plane(root: Path, port: int, clock: str) -> Plane:
-    settings = {"project": str(root), "clock": clock, "one_time": secrets.token_urlsafe(24)}
+def _control_plane(root: Path, port: int, clock: str, where: Listening, oidc: str) -> Plane:
+    if oidc:
+        read_oidc_settings(oidc, os.environ)
+    settings: dict[str, Any] = {
+        "project": str(root),
+        "clock": clock,
+        "oidc": oidc,
+        "one_time": secrets.token_urlsafe(24),
+    }
+    settings |= where.settings()
+    check_binding(ControlSettings(**settings).binding)
     return Plane("control plane", CONTROL, settings, port)
 
 

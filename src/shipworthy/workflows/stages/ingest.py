@@ -76,7 +76,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "artefacts": [artefact_entry(parts, profile, "profile")],
         "links": links,
     }
-    parts.ledger.append(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
+    shipping.record(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
     return outputs
 
 

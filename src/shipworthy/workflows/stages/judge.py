@@ -69,7 +69,7 @@ def judge_payload(
         "artefacts": [artefact_entry(parts, digest, kind) for kind, digest in artefacts.items()],
         "links": [{"parent": built["payload"], "relation": "judged", "child": artefacts["verdicts"]}],
     }
-    parts.ledger.append(Event("gates.judged", built["payload"], parts.actor, body, parts.rule))
+    shipping.record(Event("gates.judged", built["payload"], parts.actor, body, parts.rule))
     return outputs
 
 

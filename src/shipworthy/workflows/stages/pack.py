@@ -54,7 +54,7 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
             {"parent": f"run:{trained['run']}", "relation": "packed", "child": payload.digest},
         ],
     }
-    parts.ledger.append(Event("payload.built", payload.digest, parts.actor, body, parts.rule))
+    shipping.record(Event("payload.built", payload.digest, parts.actor, body, parts.rule))
     return outputs
 
 

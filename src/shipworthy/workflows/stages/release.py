@@ -74,7 +74,7 @@ def release(
             {"parent": judged["artefacts"]["verdicts"], "relation": "allowed", "child": node},
         ],
     }
-    parts.ledger.append(Event("release.published", node, parts.actor, body, parts.rule))
+    shipping.record(Event("release.published", node, parts.actor, body, parts.rule))
     return {
         "release": signed.name,
         "digest": signed.digest,

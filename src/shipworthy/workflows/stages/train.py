@@ -85,7 +85,7 @@ def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, st
             {"parent": f"run:{run}", "relation": "made", "child": artefacts["model"]},
         ],
     }
-    parts.ledger.append(Event("run.finished", f"run:{run}", parts.actor, body, parts.rule))
+    shipping.record(Event("run.finished", f"run:{run}", parts.actor, body, parts.rule))
     return outputs
 
 

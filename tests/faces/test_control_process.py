@@ -1,0 +1,98 @@
+"""The control plane's process: where it listens, and what protects it there."""
+
+import http.client
+import json
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipworthy.faces.wiring import open_parts
+from tests.certificates import Authority
+from tests.faces.life import CONTRACT
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that has its key."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "flights"
+    folder.mkdir()
+    (folder / "shipworthy.yaml").write_text(CONTRACT)
+    with open_parts(folder):
+        return folder
+
+
+def start(project: Path, **settings: Any) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shipworthy.faces.control_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ},
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"project": str(project), "port": 0, **settings}).encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
+@contextmanager
+def running(project: Path, **settings: Any) -> Iterator[str]:
+    """The address of a control plane that answers."""
+    process = start(project, **settings)
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["address"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_a_control_plane_under_tls_answers_nobody_in_the_open(project: Path, tmp_path: Path):
+    authority = Authority(tmp_path)
+    pair = authority.issue("server")
+    with running(project, tls_cert=str(pair.cert), tls_key=str(pair.key)) as address:
+        assert address.startswith("https://127.0.0.1:")
+        port = int(address.rpartition(":")[2])
+        context = ssl.create_default_context(cafile=str(authority.cert))
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=10)
+        connection.request("GET", "/health")
+        answer = connection.getresponse()
+        assert json.loads(answer.read()) == {"status": "ok", "tls": "tls 1.2+"}
+        assert answer.headers["strict-transport-security"] == "max-age=31536000"
+        assert answer.version == 11
+        connection.close()
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.load_verify_locations(str(authority.cert))
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        refused = http.client.HTTPSConnection("127.0.0.1", port, context=old, timeout=10)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            refused.request("GET", "/health")
+        refused.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"host": "0.0.0.0"}, "0.0.0.0 is not loopback: give --tls-cert and --tls-key"),  # noqa: S104
+        ({"tls_cert": "a.pem"}, "--tls-key"),
+        ({"oidc": "nowhere.toml"}, "nowhere.toml: there is no such file; --oidc names it"),
+        ({"allowed_hosts": ["https://a"]}, "--allowed-host 'https://a' is no name"),
+    ],
+)
+def test_what_must_not_be_served_is_refused_in_words(project: Path, settings: dict[str, Any], said: str):
+    process = start(project, **settings)
+    process.wait(30)  # while its standard input is open: it ends with that
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert said in err.decode()
+    assert "Traceback" not in err.decode()
