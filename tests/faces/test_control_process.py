@@ -65,7 +65,7 @@ def test_a_control_plane_under_tls_answers_nobody_in_the_open(project: Path, tmp
         connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=10)
         connection.request("GET", "/health")
         answer = connection.getresponse()
-        assert json.loads(answer.read()) == {"status": "ok", "tls": "tls 1.2+"}
+        assert json.loads(answer.read()) == {"status": "ok", "tls": "tls 1.2+", "audit_log": "writable"}
         assert answer.headers["strict-transport-security"] == "max-age=31536000"
         assert answer.version == 11
         connection.close()

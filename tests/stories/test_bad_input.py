@@ -255,7 +255,7 @@ def test_an_anchor_kept_elsewhere_finds_a_log_that_was_cut_and_made_anew(
     project: Path, tmp_path: Path, shipworthy: Callable[..., Any]
 ):
     anchor = tmp_path / "anchor"
-    assert shipworthy("audit", "export", anchor, "--project", project).code == 0
+    assert shipworthy("audit", "anchor", anchor, "--project", project).code == 0
     assert shipworthy("verify", "audit", "--anchor", anchor, "--project", project).code == 0
     (project / ".shipworthy" / "ledger.db").unlink()
     shutil.rmtree(project / ".shipworthy" / "log")

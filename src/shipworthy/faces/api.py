@@ -29,6 +29,7 @@ from shipworthy.governance import portfolio
 from shipworthy.kernel.errors import ConflictError, NotFoundError, UsageError
 from shipworthy.ledger.events import Entry
 from shipworthy.security.access import Principal
+from shipworthy.serving.audit_watch import AuditWatch
 from shipworthy.serving.problem import FieldProblem
 from shipworthy.workflows.alerting import acknowledge
 from shipworthy.workflows.deploy import roll_back
@@ -90,7 +91,9 @@ class RollbackBody(Body):
 
 def health(request: Request) -> Found:
     """Whether the control plane answers, and what protects the connection."""
-    return {"status": "ok", "tls": request.app.state.tls}
+    audit: AuditWatch = request.app.state.audit
+    audit.look()
+    return {"status": "ok", "tls": request.app.state.tls, "audit_log": audit.words}
 
 
 def system(request: Request) -> Found:
@@ -261,6 +264,7 @@ def make_app(
     hosts: tuple[str, ...] = (),
     provider: Provider | None = None,
     tls: str = "none, loopback",
+    log: str = "",
     now: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The control plane of one project: API and console.
@@ -273,6 +277,7 @@ def make_app(
         hosts: names by which the server may be asked, beside those of loopback.
         provider: of OpenID, whose sign-ins and tokens are believed; None for none.
         tls: what protects the connection, as `security.tls.Binding.mode` says.
+        log: the audit log's folder, whose state health tells.
         now: Unix time in s, for sessions and limits.
     """
     is_secure = not tls.startswith("none")
@@ -296,6 +301,7 @@ def make_app(
     app.state.sessions, app.state.attempts = Sessions(now, one_time), Attempts(now)
     app.state.waiting = console.Waiting(now)
     _add_routes(app)
+    app.state.audit = AuditWatch(log)
     app.state.provider, app.state.tls, app.state.is_secure = provider, tls, is_secure
     app.add_middleware(
         Guard,

@@ -130,6 +130,7 @@ def run(settings: ControlSettings, ready: Callable[[str], None]) -> None:
             hosts=(*settings.allowed_hosts, host),
             provider=_provider(settings, address),
             tls=binding.mode,
+            log=str(parts.project.log),
         )
         secured: dict[str, Any] = {} if context is None else {"ssl_context_factory": lambda *_: context}
         server = uvicorn.Server(uvicorn.Config(app, **SERVER_SETTINGS, **secured))

@@ -42,7 +42,7 @@ from shipworthy.security.keys import PublicKey
 
 MAX_PROBLEMS = 100  # a report is read by people
 
-Trust = Literal["unsigned", "local", "anchored"]
+Trust = Literal["unsigned", "local", "separate signer", "anchored"]
 Json = dict[str, object]
 
 

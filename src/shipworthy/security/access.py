@@ -97,6 +97,7 @@ VERBS: Mapping[str, Verb] = {
     "review list": Verb("read decisions", is_recorded=True),
     "audit list": Verb("read audit"),
     "audit export": Verb("read audit", is_recorded=True),
+    "audit anchor": Verb("read audit", is_recorded=True),
     # changing
     "ship": Verb("ship", is_recorded=True),
     "approve": Verb("approve", is_recorded=True, never="author"),

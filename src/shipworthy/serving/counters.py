@@ -43,6 +43,7 @@ def render_metrics(
     *,
     refusals: Mapping[str, int],
     certificate_expires: float | None,
+    is_audit_writable: bool = True,
 ) -> bytes:
     """The counts in Prometheus' text format.
 
@@ -53,6 +54,7 @@ def render_metrics(
         is_ready: whether predictions are answered.
         refusals: of the gate, by reason.
         certificate_expires: Unix seconds; None: there is none.
+        is_audit_writable: whether nothing keeps acts from being recorded.
     """
     lines: list[str] = []
     _family(lines, "answers_total", "counter", "Predictions answered.")
@@ -81,6 +83,7 @@ def render_metrics(
         ("deployments_refused_total", "counter", "Deployment or access files refused.", counters.deployments_refused),
         ("connections", "gauge", "Open connections.", counters.connections),
         ("deployment_generation", "gauge", "Generation of the deployment that answers.", generation),
+        ("audit_log_writable", "gauge", "Whether acts can be recorded.", int(is_audit_writable)),
         ("ready", "gauge", "Whether the server answers predictions.", int(is_ready)),
     ):
         _family(lines, name, kind, text)

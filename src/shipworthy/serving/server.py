@@ -25,6 +25,7 @@ from shipworthy.kernel.errors import InternalError, ShipworthyError, StorageErro
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.tls import Binding, check_binding, check_tls, make_tls
 from shipworthy.security.vault import DATA_KEYS, Vault
+from shipworthy.serving.audit_watch import AuditWatch
 from shipworthy.serving.counters import MEDIA as METRICS_MEDIA
 from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.decode import RequestDecoder, Sample
@@ -78,6 +79,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     receive_timeout_s: float = 10.0  # for one request to come in whole
     rehearse: Literal["", "failure"] = ""  # failure: every run of the model raises, to see what callers get
     outcomes: str = ""  # directory outcomes/ENV; empty: none are taken
+    log: str = ""  # the audit log's folder, where it is on this machine; only looked at
 
     @property
     def binding(self) -> Binding:
@@ -117,6 +119,7 @@ class Server:
         self._binding = settings.binding
         self._loop = loop
         self._path = path
+        self.audit = AuditWatch(settings.log)
         self._outcomes = outcomes
         self.counters = counters
         self.connections: set[Connection] = set()
@@ -249,6 +252,7 @@ class Server:
             "access": "open on loopback" if self._settings.open else "token",
             "tls": self._binding.mode,
             "refused": self.refused,
+            "audit_log": self.audit.words,
         }
         exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))
 
@@ -265,6 +269,7 @@ class Server:
             self.is_ready,
             refusals=self.gate.refused,
             certificate_expires=self.certificate_expires,
+            is_audit_writable=self.audit.is_writable,
         )
         exchange.respond(200, content, METRICS_MEDIA)
 
@@ -392,6 +397,7 @@ async def _watch(
         if loop.time() - swept > SWEEP_S:
             swept = loop.time()
             server.sweep()
+            server.audit.look()
             await listener.renew()
             server.certificate_expires = listener.expires
         found = read_signature(live)

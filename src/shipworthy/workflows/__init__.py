@@ -5,6 +5,7 @@ __all__ = [
     "alerting",
     "answers",
     "attest",
+    "audit",
     "check",
     "control",
     "deploy",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,11 @@ from shipworthy.bundle.deployment import BUNDLES, DEPLOYMENT, bundle_path, read_
 from shipworthy.bundle.format import COMPANIONS
 from shipworthy.bundle.model_signing import MODEL_SIGNATURE, check_model, signer_of
 from shipworthy.bundle.verify import MANIFEST, VerifiedBundle, verify_bundle
-from shipworthy.kernel.errors import AccessError, Fault, IntegrityError, NotFoundError
+from shipworthy.kernel.errors import AccessError, Fault, IntegrityError, NotFoundError, UsageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.audit import AuditReport, verify_audit
 from shipworthy.records.read import list_segments, read_outcomes, read_records, verify_seal
-from shipworthy.security.keyring import active_name
+from shipworthy.security.keyring import active_name, holder_of
 from shipworthy.security.keys import PublicKey, load_public_keys
 from shipworthy.security.model_key import PublicModelKey, model_keys
 from shipworthy.security.vault import Vault
@@ -54,6 +54,8 @@ def _broken(name: str, error: Exception) -> Proof:
 def verify_log(project: Project, url: str | None, anchors: Sequence[Path]) -> tuple[Proof, AuditReport]:
     """The audit log: whole, signed, in agreement with the database (None: not compared) and with every anchor."""
     report = verify_audit(project.log, load_public_keys(project.public_keys), url, anchors)
+    if report.trust == "local" and _is_signer_separate(project):
+        report = replace(report, trust="separate signer")
     words = f"{report.entries:,} entries, root {report.root[:12]}, trust: {report.trust}"
     if report.last_time:
         words += f", {report.first_time} to {report.last_time}"
@@ -61,6 +63,16 @@ def verify_log(project: Project, url: str | None, anchors: Sequence[Path]) -> tu
     if problem and report.first_bad is not None:
         problem = f"first bad entry {report.first_bad}: {problem}"
     return Proof("audit log", words, problem), report
+
+
+def _is_signer_separate(project: Project) -> bool:
+    """Whether the key that signs is not in this user's hands, but behind a command."""
+    environment = project.vault.environment
+    try:
+        name = active_name(project.public_keys, environment)
+        return name is not None and holder_of(name, environment) == "command"
+    except (IntegrityError, UsageError):
+        return False
 
 
 def verify_releases(project: Project, ledger: "Ledger", name: str | None) -> list[Proof]:

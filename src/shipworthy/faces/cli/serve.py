@@ -62,6 +62,7 @@ def serve(
         records=str(project.records(environment)),
         outcomes=str(project.outcomes(environment)),
         keys=str(project.public_keys),
+        log=str(project.log),
         port=port,
         **listening.settings(),
         open=is_open,

@@ -133,6 +133,7 @@ def _data_settings(project: Project, environment: str, port: int, where: Listeni
         records=str(project.records(environment)),
         outcomes=str(project.outcomes(environment)),
         keys=str(project.public_keys),
+        log=str(project.log),
         port=port,
         **where.settings(),
     )

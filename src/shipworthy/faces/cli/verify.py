@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 TRUST_WORDS = {
     "unsigned": "The log is not signed: anyone who can write here could have rewritten it.",
     "local": "Trust is local: whoever holds the signing key could have rewritten the log. "
-    "`shipworthy audit export FILE` makes an anchor to keep elsewhere.",
+    "`shipworthy audit anchor FILE` makes an anchor to keep elsewhere.",
+    "separate signer": "The signer is separate: its key is not here, so whoever only writes here "
+    "could not have rewritten the log.",
     "anchored": "Trust is anchored: the log agrees with a checkpoint kept elsewhere.",
 }
 
