@@ -74,6 +74,12 @@ ROWS = (
         50,
     ),
     Row(
+        "S02 data only",
+        "every reader over hostile files, watched by Python's audit hook: refused, and nothing was run, imported, called",
+        ("tests/security/test_data_only.py::test_every_reader_is_silent_over_hostile_files",),
+        2_000,
+    ),
+    Row(
         "F16 store",
         "somebody who can write the store: every tampering is found and called by its name",
         ("tests/bundle/test_tampering.py",),
