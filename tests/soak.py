@@ -75,7 +75,7 @@ ROWS = (
     ),
     Row(
         "S02 data only",
-        "every reader over hostile files, watched by Python's audit hook: refused, and nothing was run, imported, called",
+        "every reader over hostile files, watched by Python's audit hook: refused, and nothing was run or called",
         ("tests/security/test_data_only.py::test_every_reader_is_silent_over_hostile_files",),
         2_000,
     ),

@@ -8,9 +8,11 @@ import shlex
 import shutil
 import signal
 import sqlite3
+import ssl
 import subprocess
 import sys
 import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -90,6 +92,56 @@ def test_who_may_not_operate_may_not_serve(shipworthy: Callable[..., Done], proj
     assert done.code == 1
     assert "ada (auditor) may not do `serve`: operate needs" in done.err
     assert events(project, "access.denied")[-1]["body"]["verb"] == "serve"
+
+
+@pytest.mark.parametrize("setting", ["no key", "a signing command that fails"])
+def test_a_denial_holds_where_it_cannot_be_recorded(
+    shipworthy: Callable[..., Done], project: Path, home: dict[str, str], tmp_path: Path, setting: str
+):
+    token = shipworthy("user", "add", "ada", "--role", "auditor", "--json", "--project", project).document["token"]
+    home |= {"SHIPWORTHY_TOKEN": token, "XDG_CONFIG_HOME": str(tmp_path / "elsewhere")}
+    if setting != "no key":
+        home["SHIPWORTHY_SIGNING_COMMAND"] = "false"
+    done = shipworthy("serve", "--port", "0", "--project", project, timeout=30)
+    assert done.code == 1
+    assert "ada (auditor) may not do `serve`: operate needs" in done.err
+
+
+def test_serving_starts_though_the_signing_command_fails(
+    serving: Callable[..., Any], project: Path, home: dict[str, str], tmp_path: Path
+):
+    home |= {"XDG_CONFIG_HOME": str(tmp_path / "elsewhere"), "SHIPWORTHY_SIGNING_COMMAND": "false"}
+    with serving(project, "--open") as server:
+        assert server.ready["token"] is None
+        assert json.loads(server.get("/v2/health/ready")[1])["ready"]
+
+
+def test_up_records_where_its_planes_answer_and_behind_what(project: Path, home: dict[str, str], tmp_path: Path):
+    authority = Authority(tmp_path)
+    pair = authority.issue("server")
+    argv = [sys.executable, "-m", "shipworthy", "up", "--project", str(project), "--json", "--port", "0"]
+    argv += ["--control-port", "0", "--tls-cert", str(pair.cert), "--tls-key", str(pair.key)]
+    process = subprocess.Popen(argv, env=home, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        trust = ssl.create_default_context(cafile=str(authority.cert))
+        for address, path in ((ready["address"], "/v2/health/ready"), (ready["control"], "/health")):
+            with urllib.request.urlopen(address + path, context=trust, timeout=10) as response:
+                assert json.load(response)["tls"] == "tls 1.2+"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        process.stdout.close()
+    allowed, started = events(project, "access.allowed")[-1], events(project, "plane.started")
+    assert (allowed["body"]["verb"], allowed["body"]["environment"]) == ("up", "local")
+    assert [entry["object"] for entry in started] == ["plane:local/data", "plane:local/control"]
+    assert [entry["body"].pop("address") for entry in started] == [ready["address"], ready["control"]]
+    for entry, plane in zip(started, ("data", "control"), strict=True):
+        assert entry["rule"] == allowed["rule"]
+        assert entry["body"] == {
+            "plane": plane, "environment": "local", "tls": "tls 1.2+", "access": "token", "upstream": False,
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,12 @@ def serve(
     )
     check_settings(settings)
     project.require()
-    entered = _on_ledger(face, root, lambda parts: _enter(parts, environment))
+    found = _on_ledger(face, root, lambda parts: _enter(parts, environment))
+    entered = found if isinstance(found, _Entered) else None
+    if entered is None:
+        _refuse_denied(root, environment)
+        if found is not None:
+            face.note(f"The ledger cannot be written: {found}")
     target = find_target(project, environment)
     token = None
     if entered is None:
@@ -123,7 +128,7 @@ class _Entered:
 
 
 def _on_ledger(face: Face, root: Path, act: Callable[["Parts"], _Given]) -> _Given | None:
-    """What `act` gives; or a note where the ledger cannot be used, as serving goes on without. A denial is an error."""
+    """What `act` gives; or a note where the ledger cannot be used, as serving goes on without."""
     try:
         from shipworthy.faces.wiring import open_parts
     except ModuleNotFoundError:
@@ -137,19 +142,38 @@ def _on_ledger(face: Face, root: Path, act: Callable[["Parts"], _Given]) -> _Giv
             return None
         try:
             return act(parts)
-        except AccessError:
-            raise
         except ShipworthyError as error:
             face.note(f"The ledger cannot be written: {error}")
             return None
 
 
-def _enter(parts: "Parts", environment: str) -> _Entered:
+def _enter(parts: "Parts", environment: str) -> _Entered | AccessError:
+    """How the gate was passed; or a denial, which may also be the key's that was to sign the decision."""
     from shipworthy.workflows.gate import permit
     from shipworthy.workflows.principals import acting
 
-    principal = acting(parts, os.environ)
-    return _Entered(principal.actor, permit(parts, principal, "serve", environment=environment))
+    try:
+        principal = acting(parts, os.environ)
+        return _Entered(principal.actor, permit(parts, principal, "serve", environment=environment))
+    except AccessError as error:
+        return error
+
+
+def _refuse_denied(root: Path, environment: str) -> None:
+    """A denial holds also where it cannot be recorded; where the ledger cannot even be read, nobody is known.
+
+    Raises:
+        AccessError: who acts may not serve.
+    """
+    try:
+        from shipworthy.faces.wiring import open_to_read
+
+        with open_to_read(root, "serve", environment):
+            pass
+    except AccessError:
+        raise
+    except (ModuleNotFoundError, ShipworthyError):
+        return
 
 
 def _mint(parts: "Parts", entered: _Entered, environment: str, target: Target) -> str:

@@ -92,10 +92,10 @@ def up(
     control = _control_plane(root, control_port, clock, replace(listening, host=control_host), oidc)
     refusal = "`shipworthy up` runs here already ({holder}); stop it first"
     with hold_file(project, "up.lock", f"process {os.getpid()}", refusal):
+        served = environment or _served(project)  # before the gate, whose record says where
         with open_parts(root) as parts:
             principal = acting(parts, os.environ)
-            rule = permit(parts, principal, "up", environment=environment)
-        served = environment or _served(project)
+            rule = permit(parts, principal, "up", environment=served)
         target = find_target(project, served)
         settings = _data_settings(project, served, port, listening)
         planes = [_data_plane(settings), control]
