@@ -80,6 +80,24 @@ ROWS = (
         2_000,
     ),
     Row(
+        "S13 data plane",
+        "random and mutated requests: no crash, no 500, no word about the inside, memory flat",
+        ("tests/serving/test_hostile.py::test_random_byte_strings_break_nothing_and_leave_memory_flat",),
+        100_000,
+    ),
+    Row(
+        "S13 control plane",
+        "hostile requests to the control plane: no crash, no 5xx, memory flat",
+        ("tests/faces/test_control_process.py::test_hostile_requests_break_nothing_and_leave_memory_flat",),
+        100_000,
+    ),
+    Row(
+        "S13 schemas",
+        "schemathesis on the published interfaces of both planes: answers as published, no 5xx, no leak",
+        ("tests/serving/test_schema.py", "tests/faces/test_schema.py"),
+        300,
+    ),
+    Row(
         "F16 store",
         "somebody who can write the store: every tampering is found and called by its name",
         ("tests/bundle/test_tampering.py",),

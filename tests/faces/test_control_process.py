@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import ssl
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 
 from shipworthy.faces.wiring import open_parts
 from tests.certificates import Authority
+from tests.conftest import Seen
 from tests.faces.life import CONTRACT
+
+HOSTILE = int(os.environ.get("SHIPWORTHY_SOAK", "0")) or 300
 
 
 @pytest.fixture
@@ -78,6 +82,44 @@ def test_a_control_plane_under_tls_answers_nobody_in_the_open(project: Path, tmp
         with pytest.raises((ssl.SSLError, ConnectionError)):
             refused.request("GET", "/health")
         refused.close()
+
+
+@pytest.mark.timeout(3_000)
+def test_hostile_requests_break_nothing_and_leave_memory_flat(project: Path, seen: Seen):
+    chance = random.Random(5)
+    paths = ["/", "/login", "/api/system", "/api/rollback", "/api/releases/%2e%2e%2f/verdicts", "/health", "/nothing"]
+    process = start(project)
+    assert process.stdout is not None
+    port = int(json.loads(process.stdout.readline())["address"].rpartition(":")[2])
+    before = 0.0
+    for number in range(HOSTILE):
+        if number == min(HOSTILE // 2, 3_000):
+            before = resident(process)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        headers = {
+            "Authorization": f"Bearer {chance.choice(['', 'swt_' + 'A' * 43, 'a.b.c', chance.randbytes(40).hex()])}"
+        }
+        if number % 3 == 0:
+            headers["Host"] = chance.choice(["evil.example", "localhost", "[::1]", chance.randbytes(9).hex()])
+        body = chance.randbytes(chance.randrange(2_000)) if number % 2 else None
+        try:
+            connection.request(chance.choice(["GET", "POST", "PUT", "TRACE"]), chance.choice(paths), body, headers)
+            assert connection.getresponse().status < 500
+        finally:
+            connection.close()
+    grown = resident(process) - before
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+    assert "Traceback" not in err.decode()
+    assert grown < 24
+    seen("requests", HOSTILE)
+    seen("MB grown", round(grown, 1))
+
+
+def resident(process: "subprocess.Popen[bytes]") -> float:
+    """Memory of the process, MB."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 @pytest.mark.parametrize(

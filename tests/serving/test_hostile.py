@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import socket
 import time
@@ -10,11 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Seen
 from tests.serving.conftest import SYSTEM, Place, Running, good_request
 
 PATH = f"/v1/systems/{SYSTEM}/predict"
 LEAKS = ("/tmp", "/work", "site-packages", ".py", "Traceback", "shipworthy.serving", "msgspec", "onnx", "object at 0x")
+HOSTILE = int(os.environ.get("SHIPWORTHY_SOAK", "0")) or 1_000
 GOOD = json.dumps(good_request()).encode()
+
+
+def resident(server: Running) -> float:
+    """Memory of the server's process, MB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def send(server: Running, data: bytes, seconds: float = 3.0, *, half_close: bool = True) -> bytes:
@@ -200,10 +209,14 @@ def test_memory_stays_bounded_under_large_bodies(server: Running) -> None:
         assert server.predict(good_request())[0] == 200
 
 
-def test_a_thousand_random_byte_strings_break_nothing(server: Running) -> None:
+@pytest.mark.timeout(3_000)
+def test_random_byte_strings_break_nothing_and_leave_memory_flat(server: Running, seen: Seen) -> None:
     chance = random.Random(7)
     whole = post(GOOD)
-    for _ in range(40):
+    before = 0.0
+    for number in range(HOSTILE // 25):
+        if number == min(HOSTILE // 50, 200):  # pools and caches are filled by then
+            before = resident(server)
         batch = b""
         for _ in range(25):
             mutated = bytearray(whole)
@@ -212,7 +225,11 @@ def test_a_thousand_random_byte_strings_break_nothing(server: Running) -> None:
             batch += bytes(mutated)
         answer = send(server, batch, 2)
         assert not any(leak.encode() in answer for leak in LEAKS)
+        assert b"HTTP/1.1 500" not in answer
     assert server.process.poll() is None
+    assert resident(server) - before < 24
+    seen("requests", HOSTILE)
+    seen("MB grown", round(resident(server) - before, 1))
     assert "Traceback" not in server.stderr.read_text()
 
 

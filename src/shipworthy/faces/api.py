@@ -28,7 +28,7 @@ from shipworthy.faces.sessions import Attempts, Rates, Sessions
 from shipworthy.governance import portfolio
 from shipworthy.kernel.errors import ConflictError, NotFoundError, UsageError
 from shipworthy.ledger.events import Entry
-from shipworthy.security.access import Principal
+from shipworthy.security.access import PUBLIC, VERBS, Principal
 from shipworthy.serving.audit_watch import AuditWatch
 from shipworthy.serving.problem import FieldProblem
 from shipworthy.workflows.alerting import acknowledge
@@ -42,6 +42,8 @@ from shipworthy.workflows.reviews import claim, decide, queue
 Found = dict[str, Any]
 Tick = Callable[[str | None, float | None], Mapping[str, Any]]
 """One step of the control loop, of one environment or (None) of all, as of a Unix time; what it did."""
+
+MAX_SEQ = 2**53  # what every client's JSON can hold, and every database
 
 SERVER_SETTINGS: Mapping[str, Any] = {  # for uvicorn: nothing is believed that a caller could forge
     "proxy_headers": False,
@@ -186,7 +188,9 @@ def principals(request: Request) -> Found:
 
 
 def events(
-    request: Request, after: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    request: Request,
+    after: Annotated[int, Query(ge=0, le=MAX_SEQ)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Found:
     """The audit log from an entry on; `next` is where to go on."""
     found = list(_parts(request).ledger.events(after=after, limit=limit))
@@ -249,6 +253,26 @@ PAGES = (
     Route("POST", "/logout", "sign out", console.sign_out),
 )
 OPENAPI = "/openapi.json"
+REFUSALS_OF_ALL = (400, 411, 413, 421, 422)  # by the guard, of any request
+REFUSALS = (*REFUSALS_OF_ALL, 401, 403, 404, 409, 429, 503)
+PROBLEM: dict[str, Any] = {
+    "description": "A problem, RFC 9457",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "errors": {"type": "array", "items": {"type": "object"}},
+                },
+            }
+        }
+    },
+}
 ROUTE_VERBS: Mapping[tuple[str, str], str] = {
     **{(route.method, route.path): route.verb for route in (*ROUTES, *PAGES)},
     ("GET", OPENAPI): "status",
@@ -301,6 +325,7 @@ def make_app(
     app.state.sessions, app.state.attempts = Sessions(now, one_time), Attempts(now)
     app.state.waiting = console.Waiting(now)
     _add_routes(app)
+    _describe(app)
     app.state.audit = AuditWatch(log)
     app.state.provider, app.state.tls, app.state.is_secure = provider, tls, is_secure
     app.add_middleware(
@@ -318,11 +343,30 @@ def make_app(
 
 def _add_routes(app: FastAPI) -> None:
     for route in ROUTES:
-        app.add_api_route(route.path, route.handler, methods=[route.method])
+        is_public = VERBS[route.verb].action == PUBLIC
+        app.add_api_route(
+            route.path,
+            route.handler,
+            methods=[route.method],
+            responses=dict.fromkeys(REFUSALS_OF_ALL if is_public else REFUSALS, PROBLEM),
+            openapi_extra={} if is_public else {"security": [{"token": []}]},
+        )
     for page in PAGES:
         app.add_api_route(
             page.path, page.handler, methods=[page.method], include_in_schema=False, response_class=Response
         )
+
+
+def _describe(app: FastAPI) -> None:
+    """Let the published interface say how callers prove themselves."""
+    make = app.openapi
+
+    def openapi() -> Found:
+        document = make()
+        document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _parts(request: Request) -> Parts:
@@ -376,7 +420,8 @@ async def _not_routed(request: Request, error: Exception) -> Response:
         404: f"There is no route {request.url.path[:100]}; see {OPENAPI}.",
         405: f"{request.url.path[:100]} does not take {request.method}; see {OPENAPI}.",
     }
-    return problem(status, words.get(status, "The request cannot be read."))
+    headers = error.headers if isinstance(error, HTTPException | RoutingError) else None  # which methods it takes
+    return problem(status, words.get(status, "The request cannot be read."), headers=headers)
 
 
 async def _not_valid(_request: Request, error: Exception) -> Response:

@@ -110,11 +110,35 @@ def _outcome_answer_schema() -> dict[str, Any]:
     return _object([("accepted", {"type": "integer"}, True), ("problems", problems, True)])
 
 
+_INFER: dict[str, Any] = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {"type": "object"},
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype", "data"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                    "datatype": {"type": "string"},
+                    "data": {"type": "array"},
+                },
+            },
+        },
+    },
+}
+
+
 def _infer_operation() -> dict[str, Any]:
     return {
         "summary": "Predict with tensors, Open Inference Protocol version 2.",
         "security": [{"token": []}],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _INFER}}},
         "responses": {
             "200": _content("application/json", {"type": "object"}),
             "400": _content("application/json", {"type": "object", "required": ["error"]}),

@@ -28,13 +28,22 @@ from shipworthy.workflows.principals import TOKEN_VARIABLE, acting
 from shipworthy.workflows.project import hold_project
 
 
+MAX_SEQ = 2**53  # more than a log can hold, and what every database can ask for
+
+
 @click.group("audit")
 def audit() -> None:
     """Entries, anchors, proofs, and the database made again from the log."""
 
 
 @command("list")
-@click.option("--after", type=click.IntRange(min=0), default=None, metavar="SEQ", help="From the entry behind SEQ on.")
+@click.option(
+    "--after",
+    type=click.IntRange(min=0, max=MAX_SEQ),
+    default=None,
+    metavar="SEQ",
+    help="From the entry behind SEQ on.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=20, metavar="N", help="At most N.", show_default=True)
 def list_entries(root: Path, face: Face, after: int | None, limit: int) -> int:
     """Show who did what: the newest entries, or those behind SEQ."""
@@ -57,7 +66,9 @@ def list_entries(root: Path, face: Face, after: int | None, limit: int) -> int:
 @click.option(
     "--format", "form", type=click.Choice(list(FORMATS)), default="jsonl", show_default=True, help="Of a line."
 )
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only entries behind SEQ.")
+@click.option(
+    "--after", type=click.IntRange(min=0, max=MAX_SEQ), default=0, metavar="SEQ", help="Only entries behind SEQ."
+)
 @click.option(
     "--out", default=None, type=click.Path(path_type=Path), metavar="FILE", help="Not there before; default: stdout."
 )
