@@ -27,7 +27,6 @@ from shipworthy.workflows.layout import Project
 from shipworthy.workflows.principals import TOKEN_VARIABLE, acting
 from shipworthy.workflows.project import hold_project
 
-
 MAX_SEQ = 2**53  # more than a log can hold, and what every database can ask for
 
 
