@@ -1,12 +1,14 @@
 """Prepare: sources become one frame by SQL or by the user's function, whose faults are named with their line."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from shipworthy.data.prepare import prepare
+from shipworthy.data import prepare as prepared
 from shipworthy.data.sources import read_file
 from shipworthy.kernel.errors import DataError
 
@@ -16,6 +18,12 @@ def reads(tmp_path: Path) -> Any:
     (tmp_path / "loans.csv").write_text("id,income\n1,10\n2,20\n")
     (tmp_path / "scores.csv").write_text("id,score\n1,5\n")
     return {name: read_file(name, tmp_path / f"{name}.csv") for name in ("loans", "scores")}
+
+
+def prepare(contract: Any, reads: Any, root: Path) -> pl.DataFrame:
+    work = root / "work"
+    work.mkdir()
+    return prepared.prepare(contract, reads, root, work=work, environment={**os.environ, "SEEN": "yes"})
 
 
 def preparing(make: Any, text: Any) -> Any:
@@ -39,12 +47,24 @@ def test_the_users_function_gets_frames_by_name(make: Any, reads: Any, tmp_path:
     assert prepare(preparing(make, "prepare.py:prepare"), reads, tmp_path).rows() == [("1", "10", "5")]
 
 
+def test_the_users_function_has_a_process_of_its_own(make: Any, reads: Any, tmp_path: Path) -> None:
+    (tmp_path / "prepare.py").write_text(
+        "import os, polars\n"
+        "def prepare(sources):\n    return polars.DataFrame({'pid': [os.getpid()], 'seen': [os.environ['SEEN']]})\n"
+    )
+    ((pid, seen),) = prepare(preparing(make, "prepare.py:prepare"), reads, tmp_path).rows()
+    assert pid != os.getpid()
+    assert seen == "yes"
+    assert "prepare" not in sys.modules
+
+
 FAULTY = {
     "raises": ("def prepare(s):\n    x = 1\n    return s['nothing']\n", "prepare.py line 3: prepare raised KeyError"),
     "syntax": ("def prepare(s)\n    pass\n", "prepare.py line 1: importing raised SyntaxError"),
     "at import": ("x = 1\n1 / 0\n", "prepare.py line 2: importing raised ZeroDivisionError"),
     "nonsense": ("def prepare(s):\n    return 5\n", "returned int; it must return a polars DataFrame"),
     "no function": ("x = 1\n", "has no function prepare"),
+    "ends": ("import os\ndef prepare(s):\n    os._exit(3)\n", r"prepare ended its process \(3\)"),
     "no rows": ("def prepare(s):\n    return s['loans'].head(0)\n", "left no rows"),
 }
 
@@ -60,6 +80,7 @@ def test_a_faulty_function_is_named_with_its_line(make: Any, reads: Any, tmp_pat
 def test_missing_code_and_faulty_sql_are_refused(make: Any, reads: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.py does not exist"):
         prepare(preparing(make, "absent.py:prepare"), reads, tmp_path)
+    (tmp_path / "work").rmdir()
     with pytest.raises(DataError, match=r"the SQL fails: .*the tables are loans\(id, income\); scores\(id, score\)"):
         prepare(preparing(make, "select nothing from loans"), reads, tmp_path)
 

@@ -36,7 +36,10 @@ ATTRIBUTES = {
     "pd.read_pickle", "torch.load", "joblib.load", "ctypes.CDLL",
 }  # fmt: skip
 BY_NAME = {"faces/cli/main.py", "ledger/database.py"}  # a verb of our own table; SQLAlchemy's dialect of our own two
-USER_CODE = {"training/child.py", "data/prepare.py"}  # the project's own train.py and prepare.py, when it is shipped
+USER_CODE = {
+    "training/child.py",
+    "data/prepare_child.py",
+}  # the project's own train.py and prepare.py
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
@@ -89,7 +92,7 @@ def test_neither_server_nor_control_plane_can_reach_what_loads_user_code():
     for module in ("shipworthy.serving.server", "shipworthy.faces.control_process, shipworthy.faces.api"):
         script = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert not {"shipworthy.training.child", "shipworthy.data.prepare"} & set(json.loads(done.stdout)), module
+        assert not {"shipworthy.training.child", "shipworthy.data.prepare_child"} & set(json.loads(done.stdout)), module
 
 
 def test_every_reader_is_silent_over_hostile_files(tmp_path: Path, seen: Seen):

@@ -6,6 +6,7 @@ __all__ = [
     "infer",
     "leaks",
     "prepare",
+    "prepare_child",
     "quality",
     "requests",
     "snapshot",

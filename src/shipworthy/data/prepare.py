@@ -1,26 +1,39 @@
-"""Prepare: from the sources' frames to the one frame that is validated."""
+"""Prepare: from the sources' frames to the one frame that is validated; the user's code in a process of its own."""
 
-import importlib.util
+import json
 import re
-import traceback
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import polars as pl
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.prepare_child import FAILURE, JOB, RESULT, SOURCES
 from shipworthy.data.sources import SourceRead
-from shipworthy.kernel.errors import DataError
+from shipworthy.engines.local import run_process
+from shipworthy.kernel.errors import DataError, StorageError
+
+LONGEST_S = 6 * 3600.0  # a join that takes longer belongs into the database
+TAIL_BYTES = 2000  # of its output, shown when it died
 
 _ENTRY = re.compile(r"([\w./-]+\.py):([A-Za-z_]\w*)")
 
 
-def prepare(contract: Contract, reads: Mapping[str, SourceRead], root: Path) -> pl.DataFrame:
+def prepare(
+    contract: Contract, reads: Mapping[str, SourceRead], root: Path, *, work: Path, environment: Mapping[str, str]
+) -> pl.DataFrame:
     """The frame that `data.prepare` makes of the sources; of a single source, its own frame.
 
     Columns of text files arrive as text. `file.py:function` is called with a dict of frames by source name;
     anything else is SQL over tables of those names.
+
+    Args:
+        contract: has `data.prepare`.
+        reads: of every source, by name.
+        root: of the project.
+        work: an empty folder of one's own, for what goes to the user's code and comes back.
+        environment: what the user's code may see of this process's.
 
     Raises:
         DataError: several sources and no `prepare`, user code or SQL that fails, or a result that is no frame.
@@ -35,7 +48,7 @@ def prepare(contract: Contract, reads: Mapping[str, SourceRead], root: Path) -> 
             )
         return next(iter(frames.values()))
     entry = _ENTRY.fullmatch(text.strip())
-    frame = _call(root / entry[1], entry[2], frames) if entry else _query(text, frames)
+    frame = _call(root / entry[1], entry[2], frames, work, environment) if entry else _query(text, frames)
     if not frame.height:
         raise DataError(f"data.prepare ({text.strip()[:80]}) left no rows; look at its joins and filters")
     return frame
@@ -50,44 +63,29 @@ def _query(text: str, frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
         raise DataError(f"data.prepare: the SQL fails: {str(error).splitlines()[0]}; the tables are {known}") from error
 
 
-def _call(path: Path, name: str, frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    function = _function(path, name)
-    try:
-        frame = function(frames)
-    except Exception as error:  # user code may raise anything; named with its line
-        raise DataError(f"{_place(error, path)}: {name} raised {type(error).__name__}: {error}") from error
-    if isinstance(frame, pl.LazyFrame):
-        frame = frame.collect()
-    if not isinstance(frame, pl.DataFrame):
-        raise DataError(f"{path}: {name} returned {type(frame).__name__}; it must return a polars DataFrame")
-    return frame
-
-
-def _function(path: Path, name: str) -> Callable[[dict[str, pl.DataFrame]], object]:
+def _call(
+    path: Path, name: str, frames: Mapping[str, pl.DataFrame], work: Path, environment: Mapping[str, str]
+) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"data.prepare: {path} does not exist; write it, or correct the path")
-    function = getattr(_module(path), name, None)
-    if not callable(function):
-        raise DataError(f"{path} has no function {name}; data.prepare names it")
-    loaded: Callable[[dict[str, pl.DataFrame]], object] = function
-    return loaded
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"shipworthy_user_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    log = work / "prepare.log"
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # user code may raise anything; named with its line
-        raise DataError(f"{_place(error, path)}: importing raised {type(error).__name__}: {error}") from error
-    return module
-
-
-def _place(error: Exception, path: Path) -> str:
-    """File and line of the user's own code in which `error` arose."""
-    if isinstance(error, SyntaxError):
-        return f"{path} line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    return f"{path} line {lines[-1]}" if lines else str(path)
+        (work / SOURCES).mkdir(parents=True)
+        for source, frame in frames.items():
+            frame.write_ipc(work / SOURCES / f"{source}.arrow")
+        (work / JOB).write_text(json.dumps({"path": str(path.resolve()), "name": name, "sources": list(frames)}))
+    except OSError as error:
+        raise StorageError(f"{work} cannot be written ({error.strerror}); make room, then run this again") from None
+    finished = run_process(
+        [sys.executable, "-P", "-m", "shipworthy.data.prepare_child", str(work.resolve())],
+        cwd=path.parent,
+        env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout_s=LONGEST_S,
+        log=log,
+    )
+    if (work / FAILURE).exists():
+        raise DataError((work / FAILURE).read_text())
+    if finished.returncode or not (work / RESULT).exists():
+        said = log.read_text(errors="replace")[-TAIL_BYTES:].strip() or "(nothing)"
+        raise DataError(f"{path}: {name} ended its process ({finished.returncode}). Its output ends with:\n{said}")
+    return pl.read_ipc((work / RESULT).read_bytes())

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -226,7 +228,8 @@ def _events(run: Narrator, flights: Flights) -> list[Event]:
     sources["flights"] = sources["flights"].model_copy(update={"path": "data/everything.csv"})
     reads = {name: read_source(name, source, run.project) for name, source in sources.items()}
     everything.unlink()
-    frame = prepare(contract, reads, run.project)
+    with tempfile.TemporaryDirectory() as work:
+        frame = prepare(contract, reads, run.project, work=Path(work), environment=os.environ)
     clock = pl.col("scheduled").str.to_datetime().dt.replace_time_zone("America/New_York", non_existent="null")
     frame = frame.with_columns(due=clock.dt.epoch("s")).filter(pl.col("due") >= _moment(GO_LIVE))
     requests = make_requests(plan_requests(bundle, frame), frame)

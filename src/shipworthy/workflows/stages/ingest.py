@@ -18,7 +18,7 @@ from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
 from shipworthy.workflows.quarantine import keep_rows
 from shipworthy.workflows.shipping import Shipping
-from shipworthy.workflows.stages.folders import artefact_entry, put_json
+from shipworthy.workflows.stages.folders import artefact_entry, put_json, work_folder
 from shipworthy.workflows.stages.rows import snapshot_node
 
 Outputs = dict[str, Any]
@@ -32,7 +32,8 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
     for name, source in contract.data.sources.items():
         shipping.tell("ingest", f"reading {source.path or name}")
         reads[name] = read_source(name, source, project.root, digest=sources.get(name))
-    frame = prepare(contract, reads, project.root)
+    with work_folder(parts, "prepare") as work:
+        frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
     shipping.tell("ingest", f"checking {frame.height:,} rows")
     validated = validate(contract, frame, malformed=_malformed(reads))
     quarantine = _keep_quarantined(project.quarantine, validated, sources, shipping.seals_with)
