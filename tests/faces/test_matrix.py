@@ -157,6 +157,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # what each verb needs to come as far as 
     "token revoke": ("kim-00000000", "--reason", "r"),
     "lineage": ("nothing",),
     "card": (),
+    "backup create": ("nowhere/backup.tar",),
     "audit export": ("--out", "entries"),
     "audit anchor": ("anchor",),
     "audit list": (),

@@ -121,6 +121,8 @@ VERBS: Mapping[str, Verb] = {
     "key rotate": Verb("manage keys", is_recorded=True),
     "key revoke": Verb("manage keys", is_recorded=True),
     "key open": Verb("read decisions", is_recorded=True),  # decrypts rows for a person
+    "backup create": Verb("recover", is_recorded=True),
+    "backup restore": Verb(PUBLIC),  # into a new folder of the caller's own
     "audit rebuild": Verb("recover", is_recorded=True),
     # the data plane, where each answer is a record and refusals are counted
     "predict": Verb("predict"),

@@ -6,6 +6,7 @@ __all__ = [
     "answers",
     "attest",
     "audit",
+    "backup",
     "check",
     "control",
     "deploy",

@@ -51,6 +51,19 @@ def _broken(name: str, error: Exception) -> Proof:
     return Proof(name, "", str(error), "missing" if isinstance(error, NotFoundError) else fault)
 
 
+def verify_everything(project: Project, ledger: "Ledger", url: str | None) -> list[Proof]:
+    """Every proof that a project can give: its log, releases, attestations, rows, records, what is live, its keys."""
+    return [
+        verify_log(project, url, ())[0],
+        *verify_releases(project, ledger, None),
+        *verify_attestations(project, ledger, None),
+        *verify_snapshots(project, ledger),
+        *verify_records(project, ledger),
+        *verify_live(project, ledger),
+        verify_ring(project, ledger),
+    ]
+
+
 def verify_log(project: Project, url: str | None, anchors: Sequence[Path]) -> tuple[Proof, AuditReport]:
     """The audit log: whole, signed, in agreement with the database (None: not compared) and with every anchor."""
     report = verify_audit(project.log, load_public_keys(project.public_keys), url, anchors)

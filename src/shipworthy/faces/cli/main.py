@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "card": ("documents", "Print a release's model card."),
     "contract": ("documents", "The contract's JSON Schema."),
     "audit": ("audit", "Export an anchor, prove an entry, rebuild the database."),
+    "backup": ("backup", "A project in one file, and back."),
     "demo": ("demo", "A whole story on real data, in a fresh folder."),
 }
 
