@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.routing import Route
@@ -120,13 +121,14 @@ def test_a_web_socket_is_closed_before_anything_is_said(shared: ControlPlane):
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_after_twenty_failures_an_address_waits_a_minute(plane: ControlPlane):
+def test_after_twenty_failures_an_address_waits_a_minute_but_a_valid_token_does_not(plane: ControlPlane):
     wrong = {"Authorization": f"Bearer {STRANGER}"}
     assert [plane.ask("GET", "/api/system", headers=wrong).status for _ in range(20)] == [401] * 20
-    answer = plane.ask("GET", "/api/system", "platform")
+    answer = plane.ask("GET", "/api/system", headers=wrong)
     assert (answer.status, answer.headers["retry-after"]) == (429, "60")
-    plane.clock.now += 61
     assert plane.ask("GET", "/api/system", "platform").status == 200
+    plane.clock.now += 61
+    assert plane.ask("GET", "/api/system", headers=wrong).status == 401
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,46 @@ def test_a_host_that_is_named_at_the_start_is_ours(tmp_path: Path):
 def test_a_change_from_another_site_is_refused(shared: ControlPlane, origin: str):
     answer = shared.ask("POST", "/api/clock", "platform", {"as_of": "2013-04-01T00:00:00Z"}, {"Origin": origin})
     assert (answer.status, "another site" in answer.text) == (403, True)
+
+
+def test_under_tls_a_page_without_it_is_another_site_and_browsers_are_told_to_stay(tmp_path: Path):
+    app = make_app(
+        make_project(tmp_path, lambda: NOW), owner=OWNER, hosts=("ship.example",), tls="tls 1.2+", now=lambda: NOW
+    )
+
+    def ask(host: str, origin: str) -> tuple[int, dict[bytes, bytes]]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def call() -> None:
+            async with app.router.lifespan_context(app):
+                cookie = app.state.sessions.open(None, bytes(32))
+                headers = {
+                    "host": host,
+                    "origin": origin,
+                    "content-length": "0",
+                    "cookie": f"shipworthy-session={cookie}",
+                }
+                scope = {
+                    "type": "http", "method": "POST", "path": "/logout", "query_string": b"", "root_path": "",
+                    "scheme": "https", "client": ("10.0.0.1", 1),
+                    "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+                }  # fmt: skip
+                await app(scope, receive, send)
+
+        asyncio.run(call())
+        return sent[0]["status"], dict(sent[0]["headers"])
+
+    status, headers = ask("ship.example", "https://ship.example")
+    assert (status, headers[b"strict-transport-security"]) == (303, b"max-age=31536000")
+    assert ask("ship.example", "http://ship.example")[0] == 403
+    status, headers = ask("localhost:8090", "http://localhost:8090")
+    assert (status, b"strict-transport-security" in headers) == (303, False)
 
 
 def test_a_change_from_the_page_itself_passes(shared: ControlPlane):

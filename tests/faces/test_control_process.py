@@ -7,12 +7,14 @@ import random
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from shipworthy.faces.wiring import open_parts
 from tests.certificates import Authority
@@ -70,7 +72,7 @@ def test_a_control_plane_under_tls_answers_nobody_in_the_open(project: Path, tmp
         connection.request("GET", "/health")
         answer = connection.getresponse()
         assert json.loads(answer.read()) == {"status": "ok", "tls": "tls 1.2+", "audit_log": "writable"}
-        assert answer.headers["strict-transport-security"] == "max-age=31536000"
+        assert "strict-transport-security" not in answer.headers  # this machine may serve others without
         assert answer.version == 11
         connection.close()
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -82,6 +84,28 @@ def test_a_control_plane_under_tls_answers_nobody_in_the_open(project: Path, tmp
         with pytest.raises((ssl.SSLError, ConnectionError)):
             refused.request("GET", "/health")
         refused.close()
+
+
+def test_a_replaced_certificate_is_taken_on_and_a_wrong_one_is_not(project: Path, tmp_path: Path):
+    authority = Authority(tmp_path)
+    pair, other = authority.issue("server"), authority.issue("other")
+    with running(project, tls_cert=str(pair.cert), tls_key=str(pair.key)) as address:
+        port = int(address.rpartition(":")[2])
+        first = serial(port)
+        pair.cert.write_text("nonsense")
+        time.sleep(2.2)
+        assert serial(port) == first
+        pair.key.write_bytes(other.key.read_bytes())
+        pair.cert.write_bytes(other.cert.read_bytes())
+        until = time.monotonic() + 10
+        while serial(port) == first:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+
+
+def serial(port: int) -> int:
+    """Of the certificate that is shown."""
+    return x509.load_pem_x509_certificate(ssl.get_server_certificate(("127.0.0.1", port)).encode()).serial_number
 
 
 @pytest.mark.timeout(3_000)
@@ -127,11 +151,16 @@ def resident(process: "subprocess.Popen[bytes]") -> float:
     [
         ({"host": "0.0.0.0"}, "0.0.0.0 is not loopback: give --tls-cert and --tls-key"),  # noqa: S104
         ({"tls_cert": "a.pem"}, "--tls-key"),
+        ({"host": "0.0.0.0", "tls_terminated_upstream": True, "oidc": "oidc.toml"}, "redirect_uri is missing"),  # noqa: S104
         ({"oidc": "nowhere.toml"}, "nowhere.toml: there is no such file; --oidc names it"),
         ({"allowed_hosts": ["https://a"]}, "--allowed-host 'https://a' is no name"),
     ],
 )
-def test_what_must_not_be_served_is_refused_in_words(project: Path, settings: dict[str, Any], said: str):
+def test_what_must_not_be_served_is_refused_in_words(
+    project: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+):
+    monkeypatch.chdir(project)
+    (project / "oidc.toml").write_text('issuer = "https://a.example"\nclient_id = "c"\n[roles]\na = ["risk"]\n')
     process = start(project, **settings)
     process.wait(30)  # while its standard input is open: it ends with that
     out, err = process.communicate()

@@ -58,7 +58,8 @@ WEAKENED = {
         'return problem(401, NO_TOKEN, headers={"WWW-Authenticate": "Bearer"})', "return self._owner",
     ),
     "another_sites_form": Weakening(
-        "requests forged by another site", "faces/guard.py", "if urlsplit(origin).netloc.lower() != host:", "if False:"
+        "requests forged by another site", "faces/guard.py",
+        "if page.netloc.lower() != host or not is_ours:", "if False:",
     ),
     "rebound_name": Weakening(
         "DNS rebinding", "faces/guard.py", "if found is None or found[1] not in self._hosts:", "if False:"

@@ -44,7 +44,7 @@ def train(report: InitReport) -> tuple[Contract, float, float]:
     """Trains with the written code; the model's and the trivial loss on the test part."""
     contract = contract_of(report)
     reads = {name: read_source(name, source, report.directory) for name, source in contract.data.sources.items()}
-    validated = validate(contract, prepare(contract, reads, report.directory))
+    validated = validate(contract, prepare(contract, reads, report.directory, work=report.directory, environment={}))
     judge_batch(contract, validated, now=0.0)
     parts = split(contract, validated.accepted, contract.training.seed)
     matrix, truth = encode(contract, validated.accepted), target_array(contract, validated.accepted)

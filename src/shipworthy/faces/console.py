@@ -122,7 +122,7 @@ async def sign_in(request: Request) -> Response:
     attempts: Attempts = request.app.state.attempts
     found = await run_in_threadpool(check_token, attempts, request, token)
     if isinstance(found, Principal):
-        return _signed_in(request, token, found, "token")
+        return await run_in_threadpool(_signed_in, request, token, found, "token")
     is_late = found.status_code == 429
     words = "Too many failed attempts. Wait a minute, then try again." if is_late else "This token is not valid here."
     return _login(request, found.status_code, words)
@@ -203,7 +203,9 @@ def _signed_in(
 
 
 def _login(request: Request, status: int = 200, problem: str | None = None) -> Response:
-    return _page("login.html", status, problem=problem, has_provider=request.app.state.provider is not None)
+    provider: Provider | None = request.app.state.provider
+    link = None if provider is None else f"{provider.origin}/login/oidc"  # where the provider sends browsers back to
+    return _page("login.html", status, problem=problem, provider=link)
 
 
 def sign_out(request: Request) -> Response:

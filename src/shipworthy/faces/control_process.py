@@ -24,12 +24,13 @@ from shipworthy.faces.control_settings import ControlSettings
 from shipworthy.faces.oidc import Provider
 from shipworthy.faces.oidc_settings import CALLBACK, read_oidc_settings
 from shipworthy.faces.wiring import open_parts
-from shipworthy.kernel.errors import ConflictError, ShipworthyError
+from shipworthy.kernel.errors import ConflictError, ShipworthyError, UsageError
 from shipworthy.security.access import ROLES, Principal
-from shipworthy.security.tls import check_binding, check_tls, server_context
+from shipworthy.security.tls import Tls, check_binding, check_tls, files_state, server_context
 from shipworthy.workflows.control import Control, Done
 from shipworthy.workflows.project import Parts
 
+ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 (every address of the machine, so none that a browser could ask)
 TICK_S = 1.0  # between two looks at what is due
 _log = logging.getLogger("shipworthy.control")
 
@@ -41,13 +42,17 @@ class Loop:
         parts: of the project.
         is_manual: whether windows and canaries are judged only as of times that are told.
         tell: called with what was done.
+        look_around: called before each step.
     """
 
-    def __init__(self, parts: Parts, is_manual: bool, tell: Callable[[Done], None]) -> None:
+    def __init__(
+        self, parts: Parts, is_manual: bool, tell: Callable[[Done], None], look_around: Callable[[], None]
+    ) -> None:
         self._parts = parts
         self._control = Control(parts, os.environ, is_manual=is_manual)
         self._is_manual = is_manual
         self._tell = tell
+        self._look_around = look_around
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._complaint: str | None = None
@@ -83,6 +88,7 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stop.wait(TICK_S):
+            self._look_around()
             try:
                 with self._lock:
                     done = [act for name in self._control.environments() for act in self._control.step(name)]
@@ -100,6 +106,28 @@ class Loop:
             _log.error("%s", text)
 
 
+class Certificate:
+    """What the listener proves itself with; read again when its files are replaced, for the connections that follow."""
+
+    def __init__(self, tls: Tls) -> None:
+        check_tls(tls, time.time())
+        self.context = server_context(tls)
+        self._tls = tls
+        self._state = files_state(tls)
+
+    def renew(self) -> None:
+        """Take on a replaced certificate; one that is wrong is said once, and the old one stays."""
+        state = files_state(self._tls)
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            check_tls(self._tls, time.time())
+            self.context.load_cert_chain(self._tls.cert, self._tls.key)
+        except (ShipworthyError, OSError) as error:
+            _log.error("the certificate was not renewed: %s", error)
+
+
 def run(settings: ControlSettings, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; blocks.
 
@@ -112,12 +140,9 @@ def run(settings: ControlSettings, ready: Callable[[str], None]) -> None:
 
     root, binding = Path(settings.project), settings.binding
     check_binding(binding)
-    context = None
-    if binding.tls is not None:
-        check_tls(binding.tls, time.time())
-        context = server_context(binding.tls)
+    certificate = None if binding.tls is None else Certificate(binding.tls)
     with open_parts(root) as parts:
-        loop = Loop(parts, settings.clock == "manual", _show)
+        loop = Loop(parts, settings.clock == "manual", _show, certificate.renew if certificate else lambda: None)
         owner = Principal(parts.actor.removeprefix("user:"), frozenset(ROLES))
         listener = _listen(settings)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -132,7 +157,7 @@ def run(settings: ControlSettings, ready: Callable[[str], None]) -> None:
             tls=binding.mode,
             log=str(parts.project.log),
         )
-        secured: dict[str, Any] = {} if context is None else {"ssl_context_factory": lambda *_: context}
+        secured: dict[str, Any] = {} if certificate is None else {"ssl_context_factory": lambda *_: certificate.context}
         server = uvicorn.Server(uvicorn.Config(app, **SERVER_SETTINGS, **secured))
         loop.start()
         ready(address)
@@ -146,6 +171,8 @@ def _provider(settings: ControlSettings, address: str) -> Provider | None:
     if not settings.oidc:
         return None
     found = read_oidc_settings(settings.oidc, os.environ)
+    if not found.redirect_uri and settings.host in ANYWHERE:
+        raise UsageError(f"{settings.oidc}: redirect_uri is missing: {settings.host} is no address to come back to")
     return Provider(found, found.redirect_uri or address + CALLBACK, now=time.time, entropy=os.urandom)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
@@ -68,7 +68,7 @@ class Guard:
         self._sessions = sessions
         self._attempts = attempts
         self._rates = rates
-        self._headers = HEADERS if origin_scheme == "http" else {**HEADERS, **TLS_HEADERS}
+        self._scheme = origin_scheme
         self._hosts = LOOPBACK_NAMES | frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +85,7 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update(self._headers)
+                MutableHeaders(scope=message).update(self._headers(scope))
             await send(message)
 
         try:
@@ -99,6 +99,12 @@ class Guard:
             if started:
                 raise
             await problem(500, "The details are in the server's log.")(scope, receive, send_guarded)
+
+    def _headers(self, scope: Scope) -> Mapping[str, str]:
+        """Browsers are told to come back by TLS alone, but not to this machine, which may serve others without."""
+        name = _HOST.fullmatch(Headers(scope=scope).get("host", "").lower())
+        is_local = name is None or name[1] in LOOPBACK_NAMES
+        return HEADERS if self._scheme == "http" or is_local else {**HEADERS, **TLS_HEADERS}
 
     def _refuse(self, request: Request) -> Response | None:
         """The answer to a request that may not pass; None lets it pass."""
@@ -141,7 +147,9 @@ class Guard:
         if origin is None:
             is_script = "authorization" in request.headers or COOKIE not in request.cookies
             return None if is_script else problem(403, "A change with a session needs the Origin of this page.")
-        if urlsplit(origin).netloc.lower() != host:
+        page = urlsplit(origin)
+        is_ours = page.scheme == self._scheme or found[1] in LOOPBACK_NAMES  # of itself a machine is asked without TLS
+        if page.netloc.lower() != host or not is_ours:
             return problem(403, "The request comes from another site.")
         return None
 
@@ -177,25 +185,29 @@ class Guard:
 
 
 def check_token(attempts: Attempts, request: Request, token: str) -> Principal | Response:
-    """Whom a token stands for, or the refusal; failures of one address are counted."""
+    """Whom a token stands for, or the refusal; failures of one address are counted.
+
+    A valid token is good however many came before from its address: whoever guesses behind the same proxy must not
+    lock the others out, and neither 256 bits nor a provider's signature are found by guessing.
+    """
     parts: Parts = request.app.state.parts
     address = request.client.host if request.client else ""
     provider: Provider | None = request.app.state.provider
-    if not is_token(token) and provider is not None and token.count(".") == 2:
-        try:
-            return provider.identify(token).principal  # signatures of a provider cannot be guessed: not limited
-        except (AccessError, RefusedError) as error:
-            attempts.fail(address)
-            return problem(401, f"The token is not valid here: {error}.", headers={"WWW-Authenticate": "Bearer"})
-        except UnavailableError:
-            return problem(503, "The provider of sign-ins does not answer.")
+    words = NO_TOKEN
+    try:
+        if not is_token(token) and provider is not None and token.count(".") == 2:
+            return provider.identify(token).principal
+        return find_principal(parts.ledger, token, parts.now())
+    except UnavailableError:
+        return problem(503, "The provider of sign-ins does not answer.")
+    except RefusedError as error:  # it is theirs, but they can be nobody here
+        words = f"{error}."
+    except (AccessError, NotFoundError):
+        pass
     if attempts.are_exhausted(address):
         return problem(429, "Wait a minute, then try again.", headers={"Retry-After": f"{ATTEMPT_WINDOW_S:.0f}"})
-    try:
-        return find_principal(parts.ledger, token, parts.now())
-    except (AccessError, NotFoundError):
-        attempts.fail(address)
-        return problem(401, f"The token is not valid here. {NO_TOKEN}", headers={"WWW-Authenticate": "Bearer"})
+    attempts.fail(address)
+    return problem(401, f"The token is not valid here. {words}", headers={"WWW-Authenticate": "Bearer"})
 
 
 def _wrong_body(request: Request) -> Response | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256, sha512
+from http.client import HTTPException
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import quote, urlencode, urlsplit
@@ -419,7 +420,7 @@ def _fetch(
                 content += chunk
                 if len(content) > MAX_BYTES or time.monotonic() > until:
                     raise UnavailableError(f"{where} answers too much or too slowly")
-    except (URLError, OSError, ValueError) as error:
+    except (URLError, OSError, ValueError, HTTPException) as error:
         if isinstance(error, UnavailableError):
             raise
         reason = getattr(error, "reason", error)
