@@ -24,6 +24,8 @@ OWNER = Principal("olga", frozenset(ROLES))
 ONE_TIME = "the-code-that-the-terminal-shows"
 NOW = 1_774_000_000.0
 
+collect_ignore = ["provider.py"]  # a program
+
 
 class Clock:
     """A clock that stands until it is moved."""
@@ -90,9 +92,9 @@ class ControlPlane:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[int]:
-    """Serve `app` on a free port of loopback while the block runs."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def serving(app: FastAPI, port: int = 0) -> Iterator[int]:
+    """Serve `app` on a port of loopback, a free one unless it is told, while the block runs."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, **SERVER_SETTINGS))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

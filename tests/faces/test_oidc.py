@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -32,11 +34,14 @@ from shipworthy.kernel.errors import (
     UnavailableError,
     UsageError,
 )
+from tests.faces.browser import browser
 from tests.faces.conftest import OWNER, serving
 from tests.faces.life import make_project
 
 CLIENT = "shipworthy"
 HERE = "http://127.0.0.1:9"  # of a plane that nobody starts
+PROVIDER = Path(__file__).with_name("provider.py")
+VERIFIER = "v" * 43
 
 
 class Foreign:
@@ -48,7 +53,7 @@ class Foreign:
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        argv = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(self.port)]
+        argv = [sys.executable, "-W", "ignore", str(PROVIDER), "--port", str(self.port), "--require-nonce", "true"]
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 20
         while time.monotonic() < until:
@@ -94,6 +99,9 @@ class Foreign:
             "redirect_uri": HERE,
             "scope": "openid email",
             "state": "s",
+            "nonce": secrets.token_urlsafe(),
+            "code_challenge": urlsafe_b64encode(sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode(),
+            "code_challenge_method": "S256",
         }
         back = self.authorise(f"{self.issuer}/oauth2/authorize?{urlencode(asked)}", who)
         form = {
@@ -102,6 +110,7 @@ class Foreign:
             "redirect_uri": HERE,
             "client_id": client,
             "client_secret": "any",
+            "code_verifier": VERIFIER,
         }
         found = json.loads(urlopen(f"{self.issuer}/oauth2/token", urlencode(form).encode(), timeout=10).read())
         return str(found["id_token"])
@@ -285,12 +294,22 @@ def test_a_sign_in_ends_once_in_the_browser_that_began_it(foreign: Foreign):
         provider.finish({"code": "x", "state": "y"}, "z")
 
 
-def test_a_token_of_another_sign_in_is_refused(foreign: Foreign):
+def test_a_code_that_was_stolen_is_worthless_without_its_verifier(foreign: Foreign):
     provider = provider_of(foreign)
     first, cookie = finish(provider, foreign)
     other, _ = finish(provider, foreign)
-    with pytest.raises(AccessError, match="another sign-in"):
+    with pytest.raises(AccessError, match="the provider does not take this sign-in's code"):
         provider.finish({**first, "code": other["code"]}, cookie)
+
+
+def test_a_token_of_another_sign_in_is_refused(foreign: Foreign):
+    provider = provider_of(foreign)
+    beginning = provider.begin()
+    nonce = parse_qs(urlsplit(beginning.address).query)["nonce"][0]
+    back = foreign.authorise(beginning.address.replace(nonce, secrets.token_urlsafe()), "ruth")
+    answer = {name: values[0] for name, values in parse_qs(urlsplit(back).query).items()}
+    with pytest.raises(AccessError, match="another sign-in"):
+        provider.finish(answer, beginning.cookie)
 
 
 def test_an_answer_of_no_code_or_of_another_provider_is_refused(foreign: Foreign):
@@ -308,18 +327,21 @@ def test_an_answer_of_no_code_or_of_another_provider_is_refused(foreign: Foreign
 
 
 @contextmanager
-def plane(tmp_path: Path, foreign: Foreign) -> Iterator[Callable[..., Any]]:
-    """The application, behind uvicorn; asks it."""
+def serving_of(tmp_path: Path, foreign: Foreign) -> Iterator[int]:
+    """The port of a control plane where people sign in by the provider."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    provider = Provider(
-        settings_of(foreign),
-        f"http://127.0.0.1:{port}{CALLBACK}",
-        now=time.time,
-        entropy=os.urandom,
-    )
+    back = f"http://localhost:{port}{CALLBACK}"
+    provider = Provider(settings_of(foreign), back, now=time.time, entropy=os.urandom)
     app = make_app(make_project(tmp_path / "flights", time.time), owner=OWNER, provider=provider)
-    with serving(app) as port:
+    with serving(app, port):
+        yield port
+
+
+@contextmanager
+def plane(tmp_path: Path, foreign: Foreign) -> Iterator[Callable[..., Any]]:
+    """The application, behind uvicorn; asks it."""
+    with serving_of(tmp_path, foreign) as port:
 
         def ask(method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any, str]:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -364,6 +386,23 @@ def test_a_browser_signs_in_by_the_provider_and_is_who_it_says(tmp_path: Path, f
         status, _, found = ask("GET", "/api/events", {"Cookie": session.partition(";")[0]})
         opened = [entry for entry in json.loads(found)["events"] if entry["verb"] == "session.opened"]
         assert [(entry["actor"], entry["body"]["by"]) for entry in opened] == [("user:ruth", "oidc")]
+
+
+def test_a_person_signs_in_by_the_provider_with_a_real_browser(tmp_path: Path, foreign: Foreign):
+    with serving_of(tmp_path, foreign) as port, browser(tmp_path / "profile") as page:
+        page.size(390, is_mobile=True)
+        page.open(f"http://localhost:{port}/")  # another site than the provider's: its cookies are strict
+        page.click("a.button")
+        assert page.evaluate("location.host") == f"127.0.0.1:{foreign.port}"
+        page.evaluate("document.querySelector('[name=sub]').value = 'ruth'")
+        page.complaints.clear()  # those are about the provider's own page
+        page.click("button[type=submit]")
+        until = time.monotonic() + 20
+        while page.evaluate("location.pathname") != "/" and time.monotonic() < until:
+            time.sleep(0.05)  # "Signed in" goes on by itself, so that the strict cookie is sent along
+        assert page.evaluate("location.href") == f"http://localhost:{port}/"
+        assert page.text(".person") == "ruth"
+        assert page.complaints == []  # nothing that our own policy forbids
 
 
 def test_the_api_takes_the_providers_tokens_by_their_groups(tmp_path: Path, foreign: Foreign):

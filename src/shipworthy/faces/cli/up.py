@@ -163,7 +163,8 @@ def _describe(plane: Plane, environment: str) -> Start:
     files = [settings.get(name, "") for name in ("tls_cert", "tls_key", "tls_client_ca")]
     is_upstream = bool(settings.get("tls_terminated_upstream", False))
     binding = Binding(settings.get("host", "127.0.0.1"), make_tls(*files), is_upstream)
-    return Start(plane.name.partition(" ")[0], plane.address, environment, binding.mode, "token", is_upstream)
+    access = "token or oidc" if settings.get("oidc") else "token"
+    return Start(plane.name.partition(" ")[0], plane.address, environment, binding.mode, access, is_upstream)
 
 
 def _start(plane: Plane) -> None:
