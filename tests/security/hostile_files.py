@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.ma  # numpy loads it when it is first asked for: its own doing, not the file's
 
 from shipworthy.bundle.attestation import open_attestation
 from shipworthy.bundle.deployment import read_access, read_deployment
