@@ -10,6 +10,7 @@ from shipworthy.contract.parse import parse_contract
 from shipworthy.faces.api import ROUTE_VERBS
 from shipworthy.faces.cli.main import COMMANDS, root
 from shipworthy.kernel import errors
+from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters, render_metrics
 
 TOP = Path(__file__).parents[2]
@@ -72,7 +73,9 @@ def test_every_setting_from_the_environment_is_documented():
 
 
 def test_every_metric_is_documented():
-    text = render_metrics(Counters(), "loans:1", 1, True, refusals={"rate": 0}, certificate_expires=0.0).decode()
+    text = render_metrics(
+        Counters(), "loans:1", 1, True, refusals={"rate": 0}, certificate_expires=0.0, breakers={"loans:1": Breaker()}
+    ).decode()
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     page = (TOP / "docs" / "serving.md").read_text()
     assert len(names) > 10

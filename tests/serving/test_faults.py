@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from shipworthy.records.read import read_records
+from shipworthy.serving.breaker import REST_S
 from tests.conftest import Seen
 from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy
 from tests.serving.faulty_server import HANGS, LATE, NAN, RAISES, SHAPE
@@ -66,6 +67,23 @@ def test_one_poison_row_costs_its_batch_mates_nothing(faulty: Running) -> None:
     items = [good_request(income=RAISES if i == 7 else 50.0) for i in range(100)]
     sources = [answer["source"] for answer in faulty.predict(items)[1]]
     assert sources == ["fallback" if i == 7 else "model" for i in range(100)]
+
+
+def test_a_model_that_keeps_failing_is_left_alone_and_asked_again(faulty: Running) -> None:
+    answers = [faulty.predict(good_request(income=RAISES))[1] for _ in range(6)]
+    assert [answer["warnings"][-1] for answer in answers[4:]] == [
+        "answered by fallback: the model failed",
+        "answered by fallback: the model rests after it failed",
+    ]
+    assert faulty.predict(good_request())[1]["source"] == "fallback"
+    assert faulty.call("GET", "/v2/health/ready")[1]["breakers"] == {f"{SYSTEM}:1": "open"}
+    metrics = faulty.call("GET", "/metrics")[1]
+    assert f'breaker_open{{release="{SYSTEM}:1"}} 1'.encode() in metrics
+    assert f'breaker_opened_total{{release="{SYSTEM}:1"}} 1'.encode() in metrics
+    time.sleep(REST_S)
+    assert faulty.predict(good_request())[1]["source"] == "model"
+    assert faulty.predict(good_request(income=RAISES))[1]["warnings"] == ["answered by fallback: the model failed"]
+    assert faulty.predict(good_request())[1]["source"] == "model"
 
 
 def test_a_hanging_model_does_not_hang_the_server(faulty: Running) -> None:

@@ -16,6 +16,7 @@ from shipworthy.bundle.verify import verify_payload
 from shipworthy.records.read import read_records
 from shipworthy.records.write import LocalDisk, SegmentWriter
 from shipworthy.serving.answer import Answer, IdMint
+from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.path import MAX_RUN_ROWS, Job, Outcome, PathSettings, PredictionPath
 from shipworthy.serving.problem import Problem
@@ -169,7 +170,15 @@ def test_metrics_have_a_bounded_form() -> None:
     counters.observe(99)
     counters.responses[200] += 2
     refusals = {"rate": 4}
-    text = render_metrics(counters, "loans:1", 3, True, refusals=refusals, certificate_expires=1_800_000_000.0).decode()
+    text = render_metrics(
+        counters,
+        "loans:1",
+        3,
+        True,
+        refusals=refusals,
+        certificate_expires=1_800_000_000.0,
+        breakers={"loans:1": Breaker()},
+    ).decode()
     assert 'shipworthy_latency_seconds_bucket{le="0.0025"} 0' in text
     assert 'shipworthy_latency_seconds_bucket{le="0.005"} 1' in text
     assert 'shipworthy_latency_seconds_bucket{le="+Inf"} 2' in text

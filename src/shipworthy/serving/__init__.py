@@ -4,6 +4,7 @@ the decision policy, a record before the answer. Imports nothing heavy and needs
 __all__ = [
     "answer",
     "audit_watch",
+    "breaker",
     "caller",
     "counters",
     "decode",

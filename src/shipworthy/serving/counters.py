@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 
+from shipworthy.serving.breaker import Breaker
+
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 MEDIA = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -44,6 +46,7 @@ def render_metrics(
     refusals: Mapping[str, int],
     certificate_expires: float | None,
     is_audit_writable: bool = True,
+    breakers: Mapping[str, Breaker],
 ) -> bytes:
     """The counts in Prometheus' text format.
 
@@ -55,6 +58,7 @@ def render_metrics(
         refusals: of the gate, by reason.
         certificate_expires: Unix seconds; None: there is none.
         is_audit_writable: whether nothing keeps acts from being recorded.
+        breakers: of the releases that answer, by their names.
     """
     lines: list[str] = []
     _family(lines, "answers_total", "counter", "Predictions answered.")
@@ -88,6 +92,12 @@ def render_metrics(
     ):
         _family(lines, name, kind, text)
         lines.append(f"shipworthy_{name} {value}")
+    _family(lines, "breaker_open", "gauge", "Whether the release's model is left alone because it kept failing.")
+    for name, breaker in breakers.items():
+        lines.append(f'shipworthy_breaker_open{{release="{name}"}} {int(breaker.state != "closed")}')
+    _family(lines, "breaker_opened_total", "counter", "How often the release's model was left alone.")
+    for name, breaker in breakers.items():
+        lines.append(f'shipworthy_breaker_opened_total{{release="{name}"}} {breaker.opened}')
     _family(lines, "release_info", "gauge", "The release that answers.")
     lines.append(f'shipworthy_release_info{{release="{release}"}} 1')
     return ("\n".join(lines) + "\n").encode()

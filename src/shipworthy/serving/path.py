@@ -29,6 +29,7 @@ from shipworthy.serving.answer import (
     answer_model,
     record_answer,
 )
+from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters
 from shipworthy.serving.decode import Sample
 from shipworthy.serving.policy import Decisions, calibrate, decide
@@ -41,6 +42,7 @@ COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
 SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
 COMPLAIN_EVERY_S = 5.0  # a full disk is one line of log, not one for each request
 FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
+RESTING = "the model rests after it failed"
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -177,6 +179,9 @@ class PredictionPath:
         if self._late_since is not None:  # the model hangs: waiting for it would only cost the deadline
             self._fall_back(batch, batch.jobs, LATE)
             return
+        if not batch.servable.breaker.admits(self._loop.time()):
+            self._fall_back(batch, batch.jobs, RESTING)
+            return
         batch.timer = self._loop.call_later(batch.servable.policy.timeout_s, self._expire, batch)
         self._waiting.append(batch)
 
@@ -199,17 +204,19 @@ class PredictionPath:
     def _run(self, servable: Servable, jobs: list[Job]) -> None:
         causes: list[str] = []
         live: list[Job] = []
+        good = 0
         try:
             usable = infer(servable, jobs)
             reasons = _explain(servable, jobs, usable)
             live = self._claim(jobs)
             done, causes = self._answer(servable, live, usable, reasons)
+            good = len(live) - len(causes)
             done = self._commit(servable, done)
         except Exception:  # noqa: BLE001 (a worker loop: logged and answered)
             _log.exception("a run failed")
             problem = make_problem(500, "The request could not be answered; the fault is the server's.")
             done = [(job, problem) for job in (*live, *self._claim(jobs))]
-        self._loop.call_soon_threadsafe(self._finish_run, done, causes, len(jobs))
+        self._loop.call_soon_threadsafe(self._finish_run, servable, done, causes, len(jobs), good)
 
     def _claim(self, jobs: Sequence[Job]) -> list[Job]:
         with self._claims:
@@ -272,9 +279,12 @@ class PredictionPath:
 
     # --- in the loop
 
-    def _finish_run(self, done: list[tuple[Job, Outcome]], causes: list[str], rows: int) -> None:
+    def _finish_run(
+        self, servable: Servable, done: list[tuple[Job, Outcome]], causes: list[str], rows: int, good: int
+    ) -> None:
         batches, self._running = self._running, []
         self._late_since = None
+        self._judge(servable.breaker, good, len(causes))
         self._counters.runs += 1
         self._counters.run_rows += rows
         self._count_causes(causes)
@@ -283,6 +293,14 @@ class PredictionPath:
         for batch in batches:
             if batch.timer is not None and all(job.answered for job in batch.jobs):
                 batch.timer.cancel()
+
+    def _judge(self, breaker: Breaker, good: int, bad: int) -> None:
+        if good:
+            breaker.succeed()
+        elif bad:
+            breaker.fail(self._loop.time())
+        else:  # a run whose rows were all answered meanwhile, or our own fault: it says nothing of the model
+            breaker.give_back()
 
     def _deliver(self, done: Sequence[tuple[Job, Outcome]]) -> None:
         clock = self._settings.monotonic()
@@ -301,8 +319,10 @@ class PredictionPath:
         if any(running is batch for running in self._running):
             if self._late_since is None:
                 self._late_since = self._loop.time()
+                batch.servable.breaker.fail(self._late_since)
         elif batch in self._waiting:
             self._waiting.remove(batch)
+            batch.servable.breaker.give_back()
         late = self._claim(batch.jobs)
         if late:
             self._fall_back(batch, late, LATE, claimed=True)

@@ -1,13 +1,14 @@
 """A release that is loaded: decoder, policy and model in one place, ready to answer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from shipworthy.bundle.format import Policy, Schema
 from shipworthy.bundle.verify import VerifiedBundle, VerifiedPayload
 from shipworthy.kernel.errors import IntegrityError
+from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.decode import RequestDecoder
 from shipworthy.serving.policy import decide
 from shipworthy.serving.runtimes.runtime import Runtime
@@ -28,6 +29,7 @@ class Servable:
     decoder: RequestDecoder
     runtime: Runtime
     references: Mapping[str, float | None]  # of each model column, for reasons
+    breaker: Breaker = field(default_factory=Breaker)  # kept through switches, as the release is
 
 
 def load_servable(bundle: VerifiedBundle, make_runtime: Callable[[bytes], Runtime]) -> Servable:

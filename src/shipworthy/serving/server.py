@@ -253,6 +253,7 @@ class Server:
             "tls": self._binding.mode,
             "refused": self.refused,
             "audit_log": self.audit.words,
+            "breakers": {servable.release: servable.breaker.state for servable in state.servables},
         }
         exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))
 
@@ -270,6 +271,7 @@ class Server:
             refusals=self.gate.refused,
             certificate_expires=self.certificate_expires,
             is_audit_writable=self.audit.is_writable,
+            breakers={servable.release: servable.breaker for servable in state.servables},
         )
         exchange.respond(200, content, METRICS_MEDIA)
 
