@@ -61,7 +61,8 @@ class Page:
         content, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(content)
         if message.get("method") == "Log.entryAdded":
-            self.complaints.append(message["params"]["entry"]["text"])
+            entry = message["params"]["entry"]
+            self.complaints.append(f"{entry.get('url', '')}: {entry['text']}")
         return message
 
     def evaluate(self, expression: str) -> Any:
