@@ -19,6 +19,7 @@ __all__ = [
     "policy",
     "problem",
     "protocol",
+    "reasons",
     "router",
     "routes",
     "servable",

@@ -8,7 +8,7 @@ import msgspec
 from shipworthy.kernel.ids import make_id
 from shipworthy.records.format import Record
 from shipworthy.serving.decode import Sample
-from shipworthy.serving.policy import Decisions
+from shipworthy.serving.policy import Decided
 from shipworthy.serving.servable import Servable
 
 REASONS_METHOD = "ablation-to-reference"
@@ -32,7 +32,7 @@ class Reasons(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]  # largest first
 
 
-class Answer(msgspec.Struct, kw_only=True):
+class Answer(msgspec.Struct, kw_only=True, gc=False):
     """What the plain endpoint answers for one request."""
 
     prediction: str | float | None
@@ -48,24 +48,22 @@ class Answer(msgspec.Struct, kw_only=True):
     reasons: Reasons | msgspec.UnsetType | None = msgspec.UNSET
 
 
-def answer_model(servable: Servable, sample: Sample, decisions: Decisions, row: int, prediction_id: str) -> Answer:
-    """The answer of the model for one row of `decisions`."""
+def answer_model(servable: Servable, sample: Sample, decided: Decided, prediction_id: str) -> Answer:
+    """The answer of the model for one row."""
     policy = servable.policy
-    review = bool(decisions.review[row]) or sample.review is not None
-    decision = decisions.decision[row]
+    decision = decided.decision
     if sample.review is not None and policy.review_answer is not None:
         decision = policy.review_answer
-    probability = decisions.probability
-    interval = decisions.interval
+    probability, interval = decided.probability, decided.interval
     return Answer(
-        prediction=decisions.prediction[row],
-        probability=None if probability is None else dict(zip(policy.classes, probability[row].tolist(), strict=True)),
-        interval=None if interval is None else (float(interval[row, 0]), float(interval[row, 1])),
-        confidence=float(decisions.confidence[row]),
+        prediction=decided.prediction,
+        probability=None if probability is None else dict(zip(policy.classes, probability, strict=True)),
+        interval=None if interval is None else (interval[0], interval[1]),
+        confidence=decided.confidence,
         decision=decision,
         prediction_id=prediction_id,
         source="model",
-        handling="review" if review else "automatic",
+        handling="review" if decided.review or sample.review is not None else "automatic",
         release=servable.release,
         warnings=sample.warnings or [],
     )

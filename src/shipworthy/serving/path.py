@@ -12,28 +12,19 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from shipworthy.kernel.errors import StorageError
 from shipworthy.records.write import SegmentWriter
-from shipworthy.serving.answer import (
-    REASONS_METHOD,
-    Answer,
-    Change,
-    IdMint,
-    Reasons,
-    answer_fallback,
-    answer_model,
-    record_answer,
-)
+from shipworthy.serving.answer import Answer, IdMint, Reasons, answer_fallback, answer_model, record_answer
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters
 from shipworthy.serving.decode import Sample
-from shipworthy.serving.policy import Decisions, calibrate, decide
+from shipworthy.serving.policy import Decided, decide
 from shipworthy.serving.problem import Problem, make_problem
+from shipworthy.serving.reasons import explain
 from shipworthy.serving.servable import Servable
 
 MAX_RUN_ROWS = 256  # more gains nothing per row and makes batch-mates wait
@@ -49,18 +40,15 @@ _log = logging.getLogger("shipworthy.serving")
 Outcome = Answer | Problem
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One row on its way to an answer."""
 
-    __slots__ = ("answered", "arrived", "claimed", "deliver", "sample", "servable")
-
-    def __init__(self, servable: Servable, sample: Sample, arrived: float, deliver: Callable[[Outcome], None]) -> None:
-        self.servable = servable
-        self.sample = sample
-        self.arrived = arrived  # monotonic seconds
-        self.deliver = deliver  # called once, in the loop
-        self.claimed = False  # by the model thread or the deadline, under the lock
-        self.answered = False  # only the loop touches it
+    servable: Servable
+    sample: Sample
+    arrived: float  # monotonic seconds
+    deliver: Callable[[Outcome], None]  # called once, in the loop
+    claimed: bool = False  # by the model thread or the deadline, under the lock
+    answered: bool = False  # only the loop touches it
 
 
 class _Batch:
@@ -206,10 +194,13 @@ class PredictionPath:
         live: list[Job] = []
         good = 0
         try:
-            usable = infer(servable, jobs)
-            reasons = _explain(servable, jobs, usable)
+            results = infer(servable, [job.sample for job in jobs])
+            reasons = _explain(servable, jobs, results)
             live = self._claim(jobs)
-            done, causes = self._answer(servable, live, usable, reasons)
+            if len(live) < len(jobs):
+                found = dict(zip(jobs, results, strict=True))
+                results = [found[job] for job in live]
+            done, causes = self._answer(servable, live, results, reasons)
             good = len(live) - len(causes)
             done = self._commit(servable, done)
         except Exception:  # noqa: BLE001 (a worker loop: logged and answered)
@@ -229,18 +220,17 @@ class PredictionPath:
         self,
         servable: Servable,
         live: list[Job],
-        usable: "dict[Job, tuple[Decisions, int] | str]",
+        results: Sequence[Decided | str],
         reasons: dict[Job, Reasons | None],
     ) -> tuple[list[tuple[Job, Outcome]], list[str]]:
         done: list[tuple[Job, Outcome]] = []
         causes = []
-        for job, prediction_id in zip(live, self._mint.mint(len(live)), strict=True):
-            result = usable[job]
+        for job, result, prediction_id in zip(live, results, self._mint.mint(len(live)), strict=True):
             if isinstance(result, str):
                 answer = answer_fallback(servable, job.sample, result, prediction_id)
                 causes.append(result)
             else:
-                answer = answer_model(servable, job.sample, result[0], result[1], prediction_id)
+                answer = answer_model(servable, job.sample, result, prediction_id)
             if job.sample.reasons:
                 answer.reasons = reasons.get(job)
             done.append((job, answer))
@@ -341,7 +331,7 @@ class PredictionPath:
             batch.timer = self._loop.call_later(servable.policy.timeout_s + COMMIT_GRACE_S, self._give_up, batch)
 
         def answer() -> None:
-            done, causes = self._answer(servable, live, dict.fromkeys(live, cause), {})
+            done, causes = self._answer(servable, live, [cause] * len(live), {})
             committed = self._commit(servable, done)
             self._loop.call_soon_threadsafe(self._finish_fallback, batch, committed, causes, claimed)
 
@@ -383,67 +373,27 @@ class PredictionPath:
         self._counters.records_refused += records
 
 
-def infer(servable: Servable, jobs: Sequence[Job]) -> "dict[Job, tuple[Decisions, int] | str]":
-    """Decisions and row of each job, or why there are none; a run that raises is done again row by row.
+def infer(servable: Servable, samples: Sequence[Sample]) -> list[Decided | str]:
+    """What the policy says of each sample, or why nothing; a run that raises is done again row by row.
 
     Args:
         servable: the release that answers.
-        jobs: at most `MAX_RUN_ROWS`.
+        samples: at most `MAX_RUN_ROWS`.
     """
-    matrix = np.array([job.sample.floats for job in jobs], dtype=np.float32)
+    matrix = np.array([sample.floats for sample in samples], dtype=np.float32)
     try:
         outputs = servable.runtime.run(matrix)
     except Exception as error:  # noqa: BLE001 (whatever a model raises costs its rows, not the server)
-        if len(jobs) > 1:
-            return {job: result for each in jobs for job, result in infer(servable, [each]).items()}
+        if len(samples) > 1:
+            return [result for sample in samples for result in infer(servable, [sample])]
         _log.warning("%s failed on a row: %s", servable.release, type(error).__name__)
-        return dict.fromkeys(jobs, FAILED)
-    decisions = decide(servable.policy, outputs, len(jobs))
-    if decisions.valid.all():
-        return {job: (decisions, row) for row, job in enumerate(jobs)}
-    return {job: (decisions, row) if decisions.valid[row] else INVALID for row, job in enumerate(jobs)}
+        return [FAILED]
+    return [INVALID if row is None else row for row in decide(servable.policy, outputs, len(samples)).rows()]
 
 
-def _explain(
-    servable: Servable, jobs: Sequence[Job], usable: "dict[Job, tuple[Decisions, int] | str]"
-) -> dict[Job, Reasons | None]:
-    asked = [job for job in jobs if job.sample.reasons and not isinstance(usable[job], str)]
-    return {job: _reasons(servable, job, usable[job]) for job in asked} if asked else {}
-
-
-def _reasons(servable: Servable, job: Job, result: Any) -> Reasons | None:
-    """Reasons of one answer, from one extra run in chunks; None if the model fails on it."""
-    decisions, row = result
-    ablated = list(servable.decoder.ablate(job.sample, servable.references))
-    if not ablated:
-        return Reasons(REASONS_METHOD, _score_name(servable, decisions, row), ())
-    matrix = np.array([floats for _, floats in ablated], dtype=np.float32)
-    try:
-        parts = [servable.runtime.run(matrix[i : i + MAX_RUN_ROWS]) for i in range(0, len(matrix), MAX_RUN_ROWS)]
-        outputs = np.concatenate(parts)
-    except Exception:  # noqa: BLE001 (as above: the answer stands without reasons)
-        _log.warning("%s gave no reasons", servable.release)
-        return None
-    if servable.policy.task == "regression":
-        scores, base = outputs.reshape(-1).astype(np.float64), float(decisions.prediction[row])
-    else:
-        column = _score_column(servable, decisions, row)
-        scores, base = calibrate(servable.policy, outputs)[:, column], float(decisions.probability[row, column])
-    if len(scores) != len(ablated) or not np.isfinite(scores).all():
-        return None
-    changes = [Change(name, float(score) - base) for (name, _), score in zip(ablated, scores, strict=True)]
-    changes.sort(key=lambda change: -abs(change.change))
-    return Reasons(REASONS_METHOD, _score_name(servable, decisions, row), tuple(changes[: servable.policy.reasons]))
-
-
-def _score_column(servable: Servable, decisions: Decisions, row: int) -> int:
-    policy = servable.policy
-    if policy.task == "binary" and policy.positive is not None:
-        return policy.classes.index(policy.positive)
-    return int(decisions.index[row]) if decisions.index is not None else 0
-
-
-def _score_name(servable: Servable, decisions: Decisions, row: int) -> str:
-    if servable.policy.task == "regression":
-        return "prediction"
-    return f"probability of {servable.policy.classes[_score_column(servable, decisions, row)]}"
+def _explain(servable: Servable, jobs: Sequence[Job], results: Sequence[Decided | str]) -> dict[Job, Reasons | None]:
+    return {
+        job: explain(servable, job.sample, result)
+        for job, result in zip(jobs, results, strict=True)
+        if job.sample.reasons and not isinstance(result, str)
+    }

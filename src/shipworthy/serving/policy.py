@@ -4,7 +4,9 @@ The same function answers live traffic and judges a candidate offline, so that a
 """
 
 from dataclasses import dataclass
+from itertools import repeat
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,17 @@ from shipworthy.bundle.format import Calibration, Policy
 CLIP = 1e-12  # as `stats.calibration` clips: what was fitted is what is applied
 SUM_TOLERANCE = 1e-3  # float32 softmax over thousands of classes stays well within
 DEFAULT_THRESHOLD = 0.5  # where the payload fixes none: the likelier class
+
+
+class Decided(msgspec.Struct, gc=False):
+    """What the policy says of one row."""
+
+    prediction: str | float  # class, or number
+    probability: list[float] | None  # of `policy.classes`, calibrated; None for regression
+    interval: list[float] | None  # low, high
+    confidence: float
+    decision: str | float
+    review: bool  # confidence is under the policy's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +40,23 @@ class Decisions:
     interval: NDArray[np.float64] | None  # (n, 2); None for classification or without intervals
     decision: list[str | float]
     review: NDArray[np.bool_]  # (n,) confidence is under the policy's limit
+
+    def rows(self) -> list[Decided | None]:
+        """Each row by itself, as plain values; None where the model's output is unusable."""
+        probability = repeat(None) if self.probability is None else self.probability.tolist()
+        interval = repeat(None) if self.interval is None else self.interval.tolist()
+        rows = map(
+            Decided,
+            self.prediction,
+            probability,
+            interval,
+            self.confidence.tolist(),
+            self.decision,
+            self.review.tolist(),
+        )
+        if self.valid.all():
+            return list(rows)
+        return [row if is_valid else None for row, is_valid in zip(rows, self.valid.tolist(), strict=True)]
 
 
 def decide(policy: Policy, outputs: NDArray[np.floating], rows: int | None = None) -> Decisions:

@@ -43,20 +43,17 @@ _RESPONSE = (
 _encode = msgspec.json.Encoder().encode
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request and its answer's place in the order of the connection."""
 
-    __slots__ = ("arrived", "caller", "connection", "headers", "keep_alive", "method", "path", "payload")
-
-    def __init__(self, connection: "Connection", arrived: float) -> None:
-        self.connection = connection
-        self.arrived = arrived
-        self.method = b""
-        self.path = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.keep_alive = True
-        self.caller: Caller | None = None  # once the gate has let it through
-        self.payload: bytes | None = None
+    connection: "Connection"
+    arrived: float  # by the connection's clock
+    method: bytes = b""
+    path: bytes = b""
+    headers: dict[bytes, bytes] = {}  # msgspec copies it
+    keep_alive: bool = True
+    caller: Caller | None = None  # once the gate has let it through
+    payload: bytes | None = None
 
     def respond(self, status: int, body: bytes, media: bytes = JSON, extra: bytes = b"") -> None:
         """Answer, once; it is written when all before it are.
@@ -224,26 +221,24 @@ class Connection(asyncio.Protocol):
         """Part of the target."""
         if self._exchange is not None:
             self._exchange.path += url
-            self._count_header(len(url))
+            self._header_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
         """One header."""
         exchange = self._exchange
         if exchange is None:
             return
-        self._count_header(len(name) + len(value or b""))
+        value = value or b""
+        self._header_bytes += len(name) + len(value)
         name = name.lower()
-        if name in _KEPT_HEADERS:
-            headers = exchange.headers
-            if name in headers and headers[name] != value:
-                self._refuse(make_problem(400, f"The header {name.decode()} is sent twice."))
-                return
-            headers[name] = value or b""
+        if name in _KEPT_HEADERS and exchange.headers.setdefault(name, value) != value:
+            self._refuse(make_problem(400, f"The header {name.decode()} is sent twice."))
 
     def on_headers_complete(self) -> None:
         """The header is whole: decide before the body comes."""
         exchange = self._exchange
         self._in_header = False
+        self._count_header(0)
         if exchange is None or self._deaf:
             return
         if self._parser.should_upgrade() or self._parser.get_http_version() not in _VERSIONS:

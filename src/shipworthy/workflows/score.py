@@ -310,13 +310,12 @@ class Scorer:
         minted = self._mint.mint(len(jobs))
         for start in range(0, len(jobs), MAX_RUN_ROWS):
             run = jobs[start : start + MAX_RUN_ROWS]
-            usable = infer(servable, run)
-            for job, prediction_id in zip(run, minted[start : start + MAX_RUN_ROWS], strict=True):
-                result = usable[job]
+            results = infer(servable, [job.sample for job in run])
+            for job, result, prediction_id in zip(run, results, minted[start : start + MAX_RUN_ROWS], strict=True):
                 if isinstance(result, str):
                     answers.append(answer_fallback(servable, job.sample, result, prediction_id))
                 else:
-                    answers.append(answer_model(servable, job.sample, result[0], result[1], prediction_id))
+                    answers.append(answer_model(servable, job.sample, result, prediction_id))
         return self._record(servable, jobs, answers)
 
     def _record(self, servable: Servable, jobs: Sequence[Job], answers: list[Answer]) -> list[Answer | str]:
