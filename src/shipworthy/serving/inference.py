@@ -13,7 +13,8 @@ import msgspec
 from shipworthy.bundle.format import Kind, Policy, Schema
 from shipworthy.serving.answer import Answer
 from shipworthy.serving.decode import InvalidRequestError, Sample, parse_strictly
-from shipworthy.serving.path import Job, Outcome, PredictionPath
+from shipworthy.serving.job import Job, Outcome
+from shipworthy.serving.path import PredictionPath
 from shipworthy.serving.plain import MAX_ROWS, SLICE_ROWS, Charge, problem_of
 from shipworthy.serving.problem import FieldProblem, Problem, make_problem
 from shipworthy.serving.protocol import Exchange

@@ -19,7 +19,7 @@ from shipworthy.records.write import SegmentWriter
 from shipworthy.security.vault import Vault
 from shipworthy.serving.counters import Counters
 from shipworthy.serving.decode import show
-from shipworthy.serving.path import Lane
+from shipworthy.serving.lane import Lane
 from shipworthy.serving.problem import FieldProblem, Problem, make_problem
 from shipworthy.serving.protocol import Exchange
 from shipworthy.serving.values import read_datetime

@@ -6,7 +6,6 @@ the loop, answers it. Nothing is answered before its record is where the policy 
 """
 
 import logging
-import queue
 import threading
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
@@ -16,73 +15,42 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from shipworthy.kernel.errors import StorageError
 from shipworthy.records.write import SegmentWriter
-from shipworthy.serving.answer import Answer, IdMint, Reasons, answer_fallback, answer_model, record_answer
+from shipworthy.serving.answer import Answer, IdMint, Reasons, answer_fallback, answer_model
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters
 from shipworthy.serving.decode import Sample
+from shipworthy.serving.job import Job, Outcome
+from shipworthy.serving.lane import Lane
 from shipworthy.serving.policy import Decided, decide
-from shipworthy.serving.problem import Problem, make_problem
+from shipworthy.serving.problem import make_problem
 from shipworthy.serving.reasons import explain
+from shipworthy.serving.recorder import Recorded, Recorder
 from shipworthy.serving.servable import Servable
 
 MAX_RUN_ROWS = 256  # more gains nothing per row and makes batch-mates wait
 MAX_WAITING = 20_000  # jobs between the socket and the model; two full batches
 COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
 SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
-COMPLAIN_EVERY_S = 5.0  # a full disk is one line of log, not one for each request
 FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
 RESTING = "the model rests after it failed"
 
 _log = logging.getLogger("shipworthy.serving")
 
-Outcome = Answer | Problem
 
-
-class Job(msgspec.Struct, eq=False):
-    """One row on its way to an answer."""
-
+class _Batch(msgspec.Struct, eq=False):
     servable: Servable
-    sample: Sample
-    arrived: float  # monotonic seconds
-    deliver: Callable[[Outcome], None]  # called once, in the loop
-    claimed: bool = False  # by the model thread or the deadline, under the lock
-    answered: bool = False  # only the loop touches it
+    jobs: list[Job]
+    timer: TimerHandle | None = None
 
 
-class _Batch:
-    __slots__ = ("jobs", "servable", "timer")
+class _Done(msgspec.Struct):
+    """What a thread made of some jobs, for the loop to deliver and count."""
 
-    def __init__(self, servable: Servable, jobs: list[Job]) -> None:
-        self.servable = servable
-        self.jobs = jobs
-        self.timer: TimerHandle | None = None
-
-
-class Lane:
-    """A daemon thread that runs what it is given, one after the other."""
-
-    def __init__(self, name: str) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(self, task: Callable[[], None]) -> None:
-        """Run `task` after those before it."""
-        self._queue.put(task)
-
-    def stop(self, timeout_s: float) -> None:
-        """End after what is queued; leaves the thread behind if it hangs longer."""
-        self._queue.put(None)
-        self._thread.join(timeout_s)
-
-    def _work(self) -> None:
-        while (task := self._queue.get()) is not None:
-            try:
-                task()
-            except Exception:  # noqa: BLE001 (a worker loop: logged, and the next task is due)
-                _log.exception("a task of %s failed", self._thread.name)
+    answers: list[tuple[Job, Outcome]]
+    causes: list[str]  # of fallbacks
+    recorded: Recorded
+    good: int  # rows whose output was usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +78,10 @@ class PredictionPath:
         self, loop: AbstractEventLoop, writer: SegmentWriter | None, counters: Counters, settings: PathSettings
     ) -> None:
         self._loop = loop
-        self._writer = writer
         self._counters = counters
         self._settings = settings
+        self._recorder = Recorder(writer, settings.environment, settings.worker, settings.now, settings.monotonic)
         self._mint = IdMint(settings.now, settings.entropy)
-        self._encode = msgspec.msgpack.Encoder().encode
         self._claims = threading.Lock()
         self._model = Lane("model")
         self._disk = Lane("disk")
@@ -123,7 +90,6 @@ class PredictionPath:
         self._running: list[_Batch] = []
         self._late_since: float | None = None
         self._unsynced = False
-        self._complained_at = -COMPLAIN_EVERY_S
         self.open_jobs = 0
 
     @property
@@ -190,9 +156,7 @@ class PredictionPath:
     # --- in the model thread
 
     def _run(self, servable: Servable, jobs: list[Job]) -> None:
-        causes: list[str] = []
         live: list[Job] = []
-        good = 0
         try:
             results = infer(servable, [job.sample for job in jobs])
             reasons = _explain(servable, jobs, results)
@@ -200,14 +164,12 @@ class PredictionPath:
             if len(live) < len(jobs):
                 found = dict(zip(jobs, results, strict=True))
                 results = [found[job] for job in live]
-            done, causes = self._answer(servable, live, results, reasons)
-            good = len(live) - len(causes)
-            done = self._commit(servable, done)
+            done = self._answer(servable, live, results, reasons)
         except Exception:  # noqa: BLE001 (a worker loop: logged and answered)
             _log.exception("a run failed")
             problem = make_problem(500, "The request could not be answered; the fault is the server's.")
-            done = [(job, problem) for job in (*live, *self._claim(jobs))]
-        self._loop.call_soon_threadsafe(self._finish_run, servable, done, causes, len(jobs), good)
+            done = _Done([(job, problem) for job in (*live, *self._claim(jobs))], [], Recorded(), 0)
+        self._loop.call_soon_threadsafe(self._finish_run, servable, done, len(jobs))
 
     def _claim(self, jobs: Sequence[Job]) -> list[Job]:
         with self._claims:
@@ -222,8 +184,9 @@ class PredictionPath:
         live: list[Job],
         results: Sequence[Decided | str],
         reasons: dict[Job, Reasons | None],
-    ) -> tuple[list[tuple[Job, Outcome]], list[str]]:
-        done: list[tuple[Job, Outcome]] = []
+    ) -> _Done:
+        """The answers, on record as the policy wants it."""
+        answers: list[tuple[Job, Outcome]] = []
         causes = []
         for job, result, prediction_id in zip(live, results, self._mint.mint(len(live)), strict=True):
             if isinstance(result, str):
@@ -233,56 +196,38 @@ class PredictionPath:
                 answer = answer_model(servable, job.sample, result, prediction_id)
             if job.sample.reasons:
                 answer.reasons = reasons.get(job)
-            done.append((job, answer))
-        return done, causes
-
-    def _commit(self, servable: Servable, done: list[tuple[Job, Outcome]]) -> list[tuple[Job, Outcome]]:
-        """Record the answers; what may be told to the callers."""
-        policy = servable.policy
-        if policy.durability == "off" or self._writer is None or not done:
-            return done
-        now, clock = self._settings.now(), self._settings.monotonic()
-        names = (servable.system, self._settings.environment, self._settings.worker)
-        contents = [
-            self._encode(record_answer(answer, job.sample, *names, now, (clock - job.arrived) * 1000))
-            for job, answer in done
-            if isinstance(answer, Answer)
-        ]
-        try:
-            seal = policy.encryption == "at_rest"
-            self._writer.append(contents, sync=policy.durability == "sync", seal=seal)
-        except StorageError as error:
-            if clock - self._complained_at > COMPLAIN_EVERY_S:
-                self._complained_at = clock
-                _log.error("records refused: %s", error)
-            return self._refused(servable, done)
-        self._loop.call_soon_threadsafe(self._count_records, len(contents), policy.durability)
-        return done
-
-    def _refused(self, servable: Servable, done: list[tuple[Job, Outcome]]) -> list[tuple[Job, Outcome]]:
-        if servable.policy.when_full == "drop":
-            self._loop.call_soon_threadsafe(self._count_dropped, len(done))
-            return done
-        self._loop.call_soon_threadsafe(self._count_refused, len(done))
-        problem = make_problem(503, "The prediction cannot be recorded, so it is not answered; try again later.")
-        return [(job, problem) for job, _ in done]
+            answers.append((job, answer))
+        recorded = self._recorder.record(servable, answers)
+        if recorded.refused:
+            problem = make_problem(503, "The prediction cannot be recorded, so it is not answered; try again later.")
+            answers = [(job, problem) for job in live]
+        return _Done(answers, causes, recorded, len(live) - len(causes))
 
     # --- in the loop
 
-    def _finish_run(
-        self, servable: Servable, done: list[tuple[Job, Outcome]], causes: list[str], rows: int, good: int
-    ) -> None:
+    def _finish_run(self, servable: Servable, done: _Done, rows: int) -> None:
         batches, self._running = self._running, []
         self._late_since = None
-        self._judge(servable.breaker, good, len(causes))
+        self._judge(servable.breaker, done.good, len(done.causes))
         self._counters.runs += 1
         self._counters.run_rows += rows
-        self._count_causes(causes)
-        self._dispatch()  # the next run starts while these answers are written
-        self._deliver(done)
+        self._finish(servable, done)
+        self._loop.call_soon(self._flush)  # after one more look at the sockets: who was answered often asks again
         for batch in batches:
             if batch.timer is not None and all(job.answered for job in batch.jobs):
                 batch.timer.cancel()
+
+    def _finish(self, servable: Servable, done: _Done) -> None:
+        counters, recorded = self._counters, done.recorded
+        for cause in done.causes:
+            counters.fallbacks[cause] += 1
+        counters.records += recorded.written
+        counters.records_dropped += recorded.dropped
+        counters.records_refused += recorded.refused
+        if recorded.written and servable.policy.durability == "async" and not self._unsynced:
+            self._unsynced = True
+            self._loop.call_later(SYNC_EVERY_S, self._sync_soon)
+        self._deliver(done.answers)
 
     def _judge(self, breaker: Breaker, good: int, bad: int) -> None:
         if good:
@@ -331,46 +276,19 @@ class PredictionPath:
             batch.timer = self._loop.call_later(servable.policy.timeout_s + COMMIT_GRACE_S, self._give_up, batch)
 
         def answer() -> None:
-            done, causes = self._answer(servable, live, [cause] * len(live), {})
-            committed = self._commit(servable, done)
-            self._loop.call_soon_threadsafe(self._finish_fallback, batch, committed, causes, claimed)
+            done = self._answer(servable, live, [cause] * len(live), {})
+            self._loop.call_soon_threadsafe(self._finish_fallback, batch, done, claimed)
 
         self._disk.submit(answer)
 
-    def _finish_fallback(
-        self, batch: _Batch, done: list[tuple[Job, Outcome]], causes: list[str], keep_timer: bool
-    ) -> None:
+    def _finish_fallback(self, batch: _Batch, done: _Done, keep_timer: bool) -> None:
         if batch.timer is not None and not keep_timer:
             batch.timer.cancel()
-        self._count_causes(causes)
-        self._deliver(done)
-
-    def _count_causes(self, causes: Sequence[str]) -> None:
-        for cause in causes:
-            self._counters.fallbacks[cause] += 1
-
-    def _count_records(self, records: int, durability: str) -> None:
-        self._counters.records += records
-        if durability == "async" and not self._unsynced:
-            self._unsynced = True
-            self._loop.call_later(SYNC_EVERY_S, self._sync_soon)
+        self._finish(batch.servable, done)
 
     def _sync_soon(self) -> None:
         self._unsynced = False
-        self._disk.submit(self._sync)
-
-    def _sync(self) -> None:
-        if self._writer is not None:
-            try:
-                self._writer.sync()
-            except StorageError as error:
-                _log.error("records not synced: %s", error)
-
-    def _count_dropped(self, records: int) -> None:
-        self._counters.records_dropped += records
-
-    def _count_refused(self, records: int) -> None:
-        self._counters.records_refused += records
+        self._disk.submit(self._recorder.sync)
 
 
 def infer(servable: Servable, samples: Sequence[Sample]) -> list[Decided | str]:

@@ -7,7 +7,8 @@ import msgspec
 
 from shipworthy.serving.decode import InvalidRequestError, Sample
 from shipworthy.serving.gate import Refusal
-from shipworthy.serving.path import Job, Outcome, PredictionPath
+from shipworthy.serving.job import Job, Outcome
+from shipworthy.serving.path import PredictionPath
 from shipworthy.serving.problem import Problem, make_problem
 from shipworthy.serving.protocol import Exchange
 from shipworthy.serving.servable import Servable

@@ -31,12 +31,13 @@ from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.decode import RequestDecoder, Sample
 from shipworthy.serving.gate import Gate
 from shipworthy.serving.inference import InferenceEndpoint, describe_model
+from shipworthy.serving.lane import Lane
 from shipworthy.serving.listener import Listener
 from shipworthy.serving.live import LiveState, Signature, load_live, read_signature
 from shipworthy.serving.openapi import describe_api
 from shipworthy.serving.outcomes import MAX_BODY_BYTES as MAX_OUTCOME_BYTES
 from shipworthy.serving.outcomes import OutcomeEndpoint, OutcomeLog
-from shipworthy.serving.path import Lane, PathSettings, PredictionPath
+from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.plain import MAX_BATCH_BYTES, PlainEndpoint
 from shipworthy.serving.problem import make_problem
 from shipworthy.serving.protocol import Connection, Exchange, Handler
