@@ -54,7 +54,7 @@ from shipworthy.security.keys import SigningKey
 from shipworthy.security.signing import sign_envelope
 from shipworthy.security.tokens import mint_token
 from shipworthy.security.vault import Vault
-from shipworthy.serving.server import ServerSettings
+from shipworthy.serving.settings import ServerSettings
 
 FEATURES = 23
 CONNECTIONS = (1, 16, 64)

@@ -30,7 +30,7 @@ from shipworthy.kernel.errors import ConflictError, ShipworthyError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.monitoring.deliver import deliver
 from shipworthy.security.access import ROLES, Principal, Target, decide
-from shipworthy.security.tls import Binding, check_binding
+from shipworthy.security.binding import Binding, check_binding
 from shipworthy.serving.gate import Gate
 from tests.bundle.test_bundle import FILES, KEY, KEYS, make_statement, sign
 from tests.faces.life import CONTRACT, make_project

@@ -65,7 +65,7 @@ WEAKENED = {
         "DNS rebinding", "faces/guard.py", "if found is None or found[1] not in self._hosts:", "if False:"
     ),
     "bound_to_everybody": Weakening(
-        "bound to everybody", "security/tls.py",
+        "bound to everybody", "security/binding.py",
         "if not loopback and binding.tls is None and not binding.is_upstream:", "if False:",
     ),
     "token_of_another_scope": Weakening(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shipworthy.kernel.errors import AccessError, NotFoundError, UsageError
-from shipworthy.security.tls import Binding, Tls, check_binding, check_tls, files_state, make_tls, server_context
+from shipworthy.security.binding import Binding, Tls, check_binding, make_tls
+from shipworthy.security.tls import check_tls, files_state, server_context
 from tests.certificates import DAY, NOW, Authority
 
 NOW_S = NOW.timestamp()

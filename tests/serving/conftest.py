@@ -42,7 +42,7 @@ from shipworthy.kernel.digest import digest_bytes
 from shipworthy.security.keys import SigningKey
 from shipworthy.security.signing import sign_envelope
 from shipworthy.security.tokens import mint_token
-from shipworthy.serving.server import ServerSettings
+from shipworthy.serving.settings import ServerSettings
 
 SYSTEM = "loans"
 CLASSES = ("0", "1")
@@ -260,6 +260,19 @@ class Running:
     def predict(self, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         status, document, _ = self.call("POST", f"/v1/systems/{SYSTEM}/predict", body, headers)
         return status, document
+
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    @property
+    def resident_mb(self) -> float:
+        """Memory of supervisor and workers."""
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in (self.process.pid, *self.workers)]
+        lines = [line for text in texts for line in text.splitlines() if line.startswith("VmRSS")]
+        return sum(int(line.split()[1]) for line in lines) / 1024
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

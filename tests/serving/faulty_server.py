@@ -4,12 +4,11 @@ import sys
 import time
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from shipworthy.serving import server, worker_process
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
-from shipworthy.serving.server import ServerSettings, _announce, serve
 
 RAISES, NAN, LATE, SHAPE, HANGS = 901.0, 902.0, 903.0, 904.0, 905.0
 
@@ -34,5 +33,6 @@ class FaultyRuntime:
 
 
 if __name__ == "__main__":
-    settings = msgspec.json.decode(sys.argv[sys.argv.index("--settings") + 1], type=ServerSettings)
-    serve(settings, ready=_announce, make_runtime=FaultyRuntime)
+    if "--line" in sys.argv:
+        sys.exit(worker_process.main(FaultyRuntime))
+    sys.exit(server.main([__file__]))

@@ -207,7 +207,10 @@ def trusting(authority: Authority, caller: Pair | None = None) -> ssl.SSLContext
 
 @pytest.fixture(scope="module")
 def secured(shared_place: Place, authority: Authority, pair: Pair) -> Iterator[Running]:
-    settings = shared_place.settings(tls_cert=str(pair.cert), tls_key=str(pair.key), worker="tls", receive_timeout_s=1)
+    records = str(shared_place.root / "records" / "tls")  # another server writes those of the place
+    settings = shared_place.settings(
+        tls_cert=str(pair.cert), tls_key=str(pair.key), records=records, receive_timeout_s=1
+    )
     running = replace(start_server(settings, shared_place.root / "tls-stderr"), tls=trusting(authority))
     yield running
     running.stop()
@@ -379,8 +382,9 @@ def await_end(running: Running, wanted: float) -> float:
 def test_what_must_not_be_served_is_refused_before_it_is(
     shared_place: Place, changes: dict[str, Any], said: str
 ) -> None:
-    settings = msgspec.json.encode(shared_place.settings(worker="refused", **changes)).decode()
-    command = [sys.executable, "-m", "shipworthy.serving.server", "--settings", settings]
+    settings = shared_place.settings(records=str(shared_place.root / "records" / "refused"), **changes)
+    words = ["--settings", msgspec.json.encode(settings).decode()]
+    command = [sys.executable, "-m", "shipworthy.serving.server", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
     assert said in done.stderr

@@ -8,7 +8,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -19,12 +18,6 @@ PATH = f"/v1/systems/{SYSTEM}/predict"
 LEAKS = ("/tmp", "/work", "site-packages", ".py", "Traceback", "shipworthy.serving", "msgspec", "onnx", "object at 0x")
 HOSTILE = int(os.environ.get("SHIPWORTHY_SOAK", "0")) or 1_000
 GOOD = json.dumps(good_request()).encode()
-
-
-def resident(server: Running) -> float:
-    """Memory of the server's process, MB."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def send(server: Running, data: bytes, seconds: float = 3.0, *, half_close: bool = True) -> bytes:
@@ -190,14 +183,7 @@ def test_slow_senders_are_cut_off_and_hold_nobody_up(place: Place, start: Callab
 
 
 def test_memory_stays_bounded_under_large_bodies(server: Running) -> None:
-    status_file = Path(f"/proc/{server.process.pid}/status")
-    if not status_file.exists():
-        pytest.skip("no /proc here")
-
-    def resident_mb() -> float:
-        return int(next(line for line in status_file.read_text().splitlines() if "VmRSS" in line).split()[1]) / 1024
-
-    before = resident_mb()
+    before = server.resident_mb
     with contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(socket.create_connection((server.host, server.port), timeout=5)) for _ in range(20)
@@ -206,7 +192,7 @@ def test_memory_stays_bounded_under_large_bodies(server: Running) -> None:
             client.settimeout(0.5)
             with contextlib.suppress(OSError):
                 client.sendall(post(b"[" + b" " * 15_000_000)[:14_000_000])
-        assert resident_mb() - before < 64
+        assert server.resident_mb - before < 64
         assert server.predict(good_request())[0] == 200
 
 
@@ -227,7 +213,7 @@ def test_mutated_requests_break_nothing_and_leave_memory_flat(server: Running, s
     rounds = HOSTILE // 50
     for number in range(rounds):
         if number == min(rounds // 2, 200):  # pools and caches are filled by then
-            before = resident(server)
+            before = server.resident_mb
         answers = [send(server, mutated(chance, whole), 2) for _ in range(25)]  # a broken head ends its connection
         inside = send(server, b"".join(post(mutated(chance, GOOD)) for _ in range(25)), 5)
         answers += [b"HTTP/1.1 " + answer for answer in inside.split(b"HTTP/1.1 ")[1:]]
@@ -238,7 +224,7 @@ def test_mutated_requests_break_nothing_and_leave_memory_flat(server: Running, s
     assert server.process.poll() is None
     assert not [code for code in statuses if code >= 500]
     assert {200, 400, 404, 422} <= set(statuses)
-    grown = resident(server) - before
+    grown = server.resident_mb - before
     assert grown < 24
     seen("requests", statuses.total())
     seen("MB grown", round(grown, 1))

@@ -43,7 +43,10 @@ class Taking:
 @pytest.fixture(scope="module")
 def taking(shared_place: Place) -> Iterator[Taking]:
     directory = shared_place.root / "outcomes" / "local"
-    running = start_server(shared_place.settings(outcomes=str(directory), worker="w1"), shared_place.root / "stderr")
+    records = str(shared_place.root / "records" / "told")  # another server writes those of the place
+    running = start_server(
+        shared_place.settings(outcomes=str(directory), records=records), shared_place.root / "stderr"
+    )
     yield Taking(running, directory)
     running.stop(signal.SIGKILL)
 
@@ -241,7 +244,8 @@ def test_outcomes_that_cannot_be_kept_are_not_acknowledged_and_predictions_go_on
 
 def limit_files(running: Running, size: int) -> None:
     """No file of the server may grow beyond `size`: as a full disk does."""
-    resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    for pid in running.workers:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 # --- the client

@@ -137,7 +137,7 @@ def test_a_slow_disk_does_not_touch_async_records(place: Place) -> None:
 
     outcomes, counters = run_jobs(place, servable, 5, disk, before)
     assert all(isinstance(outcome, Answer) for outcome in outcomes)
-    assert counters.latency_sum < 1.5
+    assert counters.latency_sum_s < 1.5
     assert len(list(read_records(place.records))) == 6
 
 
@@ -170,16 +170,8 @@ def test_metrics_have_a_bounded_form() -> None:
     counters.observe(0.003)
     counters.observe(99)
     counters.responses[200] += 2
-    refusals = {"rate": 4}
-    text = render_metrics(
-        counters,
-        "loans:1",
-        3,
-        True,
-        refusals=refusals,
-        certificate_expires=1_800_000_000.0,
-        breakers={"loans:1": Breaker()},
-    ).decode()
+    tally = counters.tally(refusals={"rate": 4}, breakers={"loans:1": Breaker()}, is_ready=True)
+    text = render_metrics(tally, "loans:1", 3, restarts={"crash": 2}, certificate_expires=1_800_000_000.0).decode()
     assert 'shipworthy_latency_seconds_bucket{le="0.0025"} 0' in text
     assert 'shipworthy_latency_seconds_bucket{le="0.005"} 1' in text
     assert 'shipworthy_latency_seconds_bucket{le="+Inf"} 2' in text

@@ -13,9 +13,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from shipworthy.evaluation.processes import usage
 from shipworthy.kernel.errors import UsageError
 from shipworthy.records.read import find_record, read_records
-from shipworthy.serving.server import check_settings
+from shipworthy.serving.settings import check_settings
 from tests.serving.conftest import (
     SYSTEM,
     WEIGHTS,
@@ -263,8 +264,10 @@ def test_an_open_or_plain_server_is_never_offered_to_others(place: Place) -> Non
     with pytest.raises(UsageError, match="tls-terminated-upstream"):
         check_settings(place.settings(host="10.0.0.1", open=False))
     check_settings(place.settings(host="10.0.0.1", open=False, tls_terminated_upstream=True))
-    with pytest.raises(UsageError, match="3 workers"):
-        check_settings(place.settings(workers=3))
+    with pytest.raises(UsageError, match="0 workers"):
+        check_settings(place.settings(workers=0))
+    with pytest.raises(UsageError, match="given 10 MB"):
+        check_settings(place.settings(worker_memory_mb=10))
 
 
 # --- the process
@@ -275,32 +278,30 @@ def test_it_starts_fast_small_and_without_heavy_libraries(place: Place, tmp_path
     probe = tmp_path / "probe.py"
     probe.write_text(
         "import sys\nfrom shipworthy.serving import server\n"
-        "announce = server._announce\n"
-        "def say(address):\n"
-        "    roots = sorted({name.partition('.')[0] for name in sys.modules})\n"
-        "    sys.stderr.write('modules ' + ' '.join(roots) + '\\n')\n"
-        "    sys.stderr.write('ours ' + ' '.join(n for n in sys.modules if n.startswith('shipworthy')) + '\\n')\n"
-        "    announce(address)\n"
-        "server._announce = say\nsys.exit(server.main())\n"
+        "if '--line' not in sys.argv:\n"
+        "    code = server.main([__file__])\n"
+        "else:\n"
+        "    from shipworthy.serving import worker_process\n"
+        "    code = worker_process.main()\n"
+        "roots = sorted({name.partition('.')[0] for name in sys.modules})\n"
+        "sys.stderr.write('modules ' + ' '.join(roots) + '\\n')\n"
+        "sys.stderr.write('ours ' + ' '.join(n for n in sys.modules if n.startswith('shipworthy')) + '\\n')\n"
+        "sys.exit(code)\n"
     )
     log = tmp_path / "log"
     started = time.perf_counter()
     running = start_server(place.settings(), log, script=probe)
-    try:
-        assert running.predict(good_request())[0] == 200
-        took = time.perf_counter() - started
-        status = Path(f"/proc/{running.process.pid}/status")
-        if status.exists():
-            resident = int(next(line for line in status.read_text().splitlines() if "VmRSS" in line).split()[1]) / 1024
-            assert resident < 100
-        modules = next(line for line in log.read_text().splitlines() if line.startswith("modules ")).split()[1:]
-        assert HEAVY.isdisjoint(modules)
-        ours = next(line for line in log.read_text().splitlines() if line.startswith("ours "))
-        assert "shipworthy.ledger" not in ours
-        assert "shipworthy.contract.types" not in ours
-        assert took < 3  # goal 0.6 s alone on the machine: bench/serving.py prints it
-    finally:
-        running.stop()
+    assert running.predict(good_request())[0] == 200
+    took = time.perf_counter() - started
+    assert usage(running.process.pid).memory_bytes < 100 * 2**20  # supervisor and worker, at their peaks
+    assert running.stop() == 0
+    told = [line.split() for line in log.read_text().splitlines()]
+    of_worker, of_supervisor = [words[1:] for words in told if words[0] == "modules"]
+    assert HEAVY.isdisjoint(of_worker)
+    assert {"numpy", "onnxruntime", "cryptography", "uvloop"}.isdisjoint(of_supervisor)
+    for ours in [words[1:] for words in told if words[0] == "ours"]:
+        assert {"shipworthy.ledger", "shipworthy.contract.types"}.isdisjoint(ours)
+    assert took < 3  # goal 0.6 s alone on the machine: bench/serving.py prints it
 
 
 def test_a_taken_port_is_named(server: Running, place: Place, tmp_path: Path) -> None:

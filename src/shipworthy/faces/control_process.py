@@ -26,7 +26,8 @@ from shipworthy.faces.oidc_settings import CALLBACK, read_oidc_settings
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import ConflictError, ShipworthyError, UsageError
 from shipworthy.security.access import ROLES, Principal
-from shipworthy.security.tls import Tls, check_binding, check_tls, files_state, server_context
+from shipworthy.security.binding import Tls, check_binding
+from shipworthy.security.tls import check_tls, files_state, server_context
 from shipworthy.workflows.control import Control, Done
 from shipworthy.workflows.project import Parts
 

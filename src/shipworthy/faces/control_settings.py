@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from shipworthy.security.tls import Binding, make_tls
+from shipworthy.security.binding import Binding, make_tls
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

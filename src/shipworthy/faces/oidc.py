@@ -28,7 +28,7 @@ from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
 from shipworthy.faces.oidc_settings import OidcSettings
 from shipworthy.kernel.errors import AccessError, RefusedError, UnavailableError, UsageError
 from shipworthy.security.access import Principal
-from shipworthy.security.tls import is_loopback
+from shipworthy.security.binding import is_loopback
 from shipworthy.workflows.principals import check_principal_name
 
 DISCOVERY = "/.well-known/openid-configuration"

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from shipworthy.contract.expressions import did_you_mean
 from shipworthy.kernel.errors import AccessError, NotFoundError, UsageError
 from shipworthy.security.access import EVERY, ROLES
-from shipworthy.security.tls import is_loopback
+from shipworthy.security.binding import is_loopback
 
 CALLBACK = "/login/callback"  # where the provider sends a browser back to
 MAX_FILE_BYTES = 1 << 20

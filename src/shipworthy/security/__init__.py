@@ -3,6 +3,7 @@
 __all__ = [
     "access",
     "archive",
+    "binding",
     "datakeys",
     "files",
     "hook",

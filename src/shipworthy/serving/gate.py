@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from shipworthy.bundle.format import AccessToken
-from shipworthy.security.tls import is_loopback
+from shipworthy.security.binding import is_loopback
 from shipworthy.security.tokens import hash_token
 from shipworthy.serving.caller import NEVER, OPEN, Caller, Meter
 from shipworthy.serving.protocol import Exchange

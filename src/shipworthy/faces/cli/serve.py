@@ -20,8 +20,9 @@ from rich.markup import escape
 from shipworthy.faces.cli.options import Listening, command, listening
 from shipworthy.faces.cli.show import Face
 from shipworthy.kernel.errors import AccessError, ShipworthyError, UsageError
-from shipworthy.security.tls import Tls, server_name
-from shipworthy.serving.server import ServerSettings, check_settings
+from shipworthy.security.binding import Tls
+from shipworthy.security.tls import server_name
+from shipworthy.serving.settings import ServerSettings, check_settings
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.serve import Target, find_target
 

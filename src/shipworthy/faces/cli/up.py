@@ -23,8 +23,8 @@ from shipworthy.faces.control_settings import ControlSettings
 from shipworthy.faces.oidc_settings import read_oidc_settings
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import NotFoundError, UnavailableError
-from shipworthy.security.tls import Binding, check_binding, make_tls
-from shipworthy.serving.server import ServerSettings, check_settings
+from shipworthy.security.binding import Binding, check_binding, make_tls
+from shipworthy.serving.settings import ServerSettings, check_settings
 from shipworthy.workflows.gate import permit
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.planes import Start, record_start

@@ -1,0 +1,58 @@
+"""Where a server finds what it serves, where it listens, and how many workers it has."""
+
+from typing import Literal
+
+import msgspec
+
+from shipworthy.kernel.errors import UsageError
+from shipworthy.security.binding import Binding, check_binding, make_tls
+
+MAX_WORKERS = 256
+MIN_MEMORY_MB = 64  # a worker needs more than that to start
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a server is told when it starts."""
+
+    live: str  # directory live/ENV
+    records: str  # directory records/ENV
+    keys: str  # directory of public keys
+    host: str = "127.0.0.1"
+    port: int = 8080  # 0: any free one
+    open: bool = False  # anyone on loopback may predict
+    tls_cert: str = ""  # PEM files; empty: plain HTTP
+    tls_key: str = ""
+    tls_client_ca: str = ""  # callers must show a certificate of these authorities
+    tls_terminated_upstream: bool = False
+    allowed_hosts: tuple[str, ...] = ()  # names by which it may be asked; none: any, when tokens are asked for
+    workers: int = 1  # processes that answer
+    worker_memory_mb: int = 0  # resident, beyond which a worker is replaced; 0: none
+    receive_timeout_s: float = 10.0  # for one request to come in whole
+    rehearse: Literal["", "failure"] = ""  # failure: every run of the model raises, to see what callers get
+    outcomes: str = ""  # directory outcomes/ENV; empty: none are taken
+    log: str = ""  # the audit log's folder, where it is on this machine; only looked at
+
+    @property
+    def binding(self) -> Binding:
+        """Where it listens, and what protects it there.
+
+        Raises:
+            UsageError: a certificate without its key, or the like.
+        """
+        tls = make_tls(self.tls_cert, self.tls_key, self.tls_client_ca)
+        return Binding(self.host, tls, self.tls_terminated_upstream, self.allowed_hosts)
+
+
+def check_settings(settings: ServerSettings) -> None:
+    """Refuse what must not be served. The certificate is looked at by whoever loads it.
+
+    Raises:
+        UsageError: open to others than this machine, without TLS, or a number that cannot be.
+    """
+    check_binding(settings.binding, is_open=settings.open)
+    if not 1 <= settings.workers <= MAX_WORKERS:
+        raise UsageError(f"{settings.workers} workers were asked for; there can be 1 to {MAX_WORKERS}.")
+    if settings.worker_memory_mb and settings.worker_memory_mb < MIN_MEMORY_MB:
+        raise UsageError(
+            f"a worker was given {settings.worker_memory_mb} MB; it needs at least {MIN_MEMORY_MB}, or 0 for no limit."
+        )

@@ -1,0 +1,251 @@
+"""The process of a worker: starts from local disk, answers what it is handed, drains when told to stop."""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError
+from shipworthy.records.write import SegmentWriter
+from shipworthy.security.vault import DATA_KEYS, Vault
+from shipworthy.serving.channel import NAME_TAKEN, Sign, tell
+from shipworthy.serving.counters import Counters
+from shipworthy.serving.intake import Intake
+from shipworthy.serving.lane import Lane
+from shipworthy.serving.live import LiveState, Signature, load_live, read_signature
+from shipworthy.serving.outcomes import OutcomeLog
+from shipworthy.serving.path import PathSettings, PredictionPath
+from shipworthy.serving.protocol import Connection
+from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.rehearsed import FailingRuntime
+from shipworthy.serving.runtimes.runtime import Runtime
+from shipworthy.serving.servable import WARM_ROWS
+from shipworthy.serving.settings import ServerSettings
+from shipworthy.serving.worker import Worker
+
+POLL_S = 0.05  # a replaced file is noticed within 100 ms
+BEAT_S = 0.05  # between signs of life
+SWEEP_S = 1.0
+DRAIN_S = 10.0  # for answers under way when told to stop
+
+_log = logging.getLogger("shipworthy.serving")
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where a worker stands: its name, its line to the supervisor and the server's folder."""
+
+    name: str
+    line: socket.socket
+    run: Path
+
+
+def work(settings: ServerSettings, post: Post, make_runtime: Callable[[bytes], Runtime] = OnnxRuntime) -> None:
+    """Answer what the supervisor hands down until told to stop; blocks.
+
+    Args:
+        settings: of the server.
+        post: of this worker.
+        make_runtime: loads a model.
+
+    Raises:
+        UsageError, AccessError: the certificate is not right, or there is no key.
+        NotFoundError: nothing is deployed.
+        IntegrityError: what is deployed does not hold.
+        ConflictError: another process writes records under this name.
+        StorageError: records cannot be written.
+    """
+    signature = read_signature(Path(settings.live))  # before: what changes while loading is noticed
+    vault = Vault(Path(settings.keys) / DATA_KEYS, os.environ)
+    state = load_live(Path(settings.live), Path(settings.keys), make_runtime, None, vault)
+    uvloop.run(_work(settings, post, state, signature, make_runtime, vault))
+
+
+async def _work(
+    settings: ServerSettings,
+    post: Post,
+    state: LiveState,
+    signature: Signature,
+    make_runtime: Callable[[bytes], Runtime],
+    vault: Vault,
+) -> None:
+    loop = asyncio.get_running_loop()
+    live = Path(settings.live)
+    writer = SegmentWriter(
+        Path(settings.records), live.name, post.name, now=time.time, monotonic=time.monotonic, vault=vault
+    )
+    counters = Counters()
+    names = PathSettings(live.name, post.name, time.time, time.monotonic, os.urandom)
+    path = PredictionPath(loop, writer, counters, names)
+    outcomes = _open_outcomes(settings, post.name, loop, counters, vault)
+    worker = Worker(settings, post.name, post.run, loop, state, path, counters, time.time, outcomes)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def sign() -> None:
+        tell(post.line, Sign(len(worker.connections) + intake.adopting, intake.taken, worker.late_s))
+
+    accept = partial(Connection, worker, time.monotonic)
+    handshake_s = settings.receive_timeout_s
+    intake = Intake(loop, post.line, accept, settings.binding.tls, time.time, handshake_s, sign, stop.set)
+    try:
+        intake.open()
+        worker.certificate_expires = intake.expires
+        gc.collect()
+        gc.freeze()
+        sign()
+        beat = loop.create_task(_beat(worker, intake, sign))
+        watch = loop.create_task(_watch(worker, live, Path(settings.keys), make_runtime, signature, vault))
+        await stop.wait()
+        watch.cancel()
+        await _drain(worker, intake)
+        beat.cancel()
+        path.stop(1.0)
+        if outcomes is not None:
+            outcomes.close()
+        worker.leave_tally()
+    finally:
+        writer.close()
+
+
+def _open_outcomes(
+    settings: ServerSettings, name: str, loop: asyncio.AbstractEventLoop, counters: Counters, vault: Vault
+) -> OutcomeLog | None:
+    if not settings.outcomes:
+        return None
+    return OutcomeLog(
+        Path(settings.outcomes),
+        Path(settings.outcomes).name,
+        name,
+        now=time.time,
+        monotonic=time.monotonic,
+        call_soon=loop.call_soon_threadsafe,
+        counters=counters,
+        vault=vault,
+    )
+
+
+async def _beat(worker: Worker, intake: Intake, sign: Callable[[], None]) -> None:
+    """Give signs of life; sweep connections now and then."""
+    loop = asyncio.get_running_loop()
+    swept = loop.time()
+    while True:
+        await asyncio.sleep(BEAT_S)
+        sign()
+        if loop.time() - swept > SWEEP_S:
+            swept = loop.time()
+            worker.sweep()
+            worker.audit.look()
+            intake.renew()
+            worker.certificate_expires = intake.expires
+            worker.leave_tally()
+
+
+async def _watch(
+    worker: Worker,
+    live: Path,
+    keys: Path,
+    make_runtime: Callable[[bytes], Runtime],
+    signature: Signature,
+    vault: Vault,
+) -> None:
+    """Notice replaced files, load beside, switch between two ticks."""
+    loop = asyncio.get_running_loop()
+    loader = Lane("loader")
+    while True:
+        await asyncio.sleep(POLL_S)
+        found = read_signature(live)
+        if found == signature:
+            continue
+        signature = found
+        done: asyncio.Future[LiveState] = loop.create_future()
+        last = worker.state
+        loader.submit(lambda last=last, done=done: _load_beside(loop, live, keys, make_runtime, last, vault, done))  # type: ignore[misc]
+        try:
+            worker.switch(await done)
+            _log.info("generation %s answers", worker.state.deployment.generation)
+        except ShipworthyError as error:
+            worker.counters.deployments_refused += 1
+            worker.refused = f"a newer deployment or access file was refused ({error.code})"
+            _log.error("refused, the last good state answers: %s", error)
+
+
+def _load_beside(
+    loop: asyncio.AbstractEventLoop,
+    live: Path,
+    keys: Path,
+    make_runtime: Callable[[bytes], Runtime],
+    last: LiveState,
+    vault: Vault,
+    done: "asyncio.Future[LiveState]",
+) -> None:
+    try:
+        state = load_live(live, keys, make_runtime, last, vault)
+    except ShipworthyError as error:
+        loop.call_soon_threadsafe(done.set_exception, error)
+    except OSError as error:
+        loop.call_soon_threadsafe(done.set_exception, StorageError(f"{live} cannot be read: {error.strerror}."))
+    except Exception as error:  # noqa: BLE001 (a worker loop: the last good state answers on)
+        _log.exception("loading failed")
+        loop.call_soon_threadsafe(done.set_exception, InternalError(f"{live} cannot be loaded: {error}"))
+    else:
+        loop.call_soon_threadsafe(done.set_result, state)
+
+
+async def _drain(worker: Worker, intake: Intake) -> None:
+    loop = asyncio.get_running_loop()
+    worker.is_draining = True
+    intake.close()
+    for connection in tuple(worker.connections):
+        connection.close_when_idle()
+    end = loop.time() + DRAIN_S
+    while worker.connections and loop.time() < end:
+        await asyncio.sleep(0.01)
+    for connection in tuple(worker.connections):
+        connection.abort()
+
+
+def main(make_runtime: Callable[[bytes], Runtime] | None = None) -> int:
+    """Run one worker, as the supervisor starts it."""
+    parser = argparse.ArgumentParser(prog="python -m shipworthy.serving.worker_process")
+    parser.add_argument("--settings", required=True, help="ServerSettings as JSON")
+    parser.add_argument("--name", required=True, help="of this worker")
+    parser.add_argument("--line", required=True, type=int, help="descriptor of the line to the supervisor")
+    parser.add_argument("--run", required=True, type=Path, help="folder of the server's tallies")
+    arguments = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    line = socket.socket(fileno=arguments.line)
+    line.setblocking(False)
+    settings = msgspec.json.decode(arguments.settings, type=ServerSettings)
+    try:
+        work(settings, Post(arguments.name, line, arguments.run), make_runtime or _runtime(settings))
+    except ConflictError as error:
+        sys.stderr.write(f"{error}\n")
+        return NAME_TAKEN
+    except ShipworthyError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _runtime(settings: ServerSettings) -> Callable[[bytes], Runtime]:
+    if settings.rehearse == "failure":
+        return partial(FailingRuntime, warm_runs=len(WARM_ROWS))
+    return OnnxRuntime
+
+
+if __name__ == "__main__":
+    sys.exit(main())
