@@ -1,5 +1,7 @@
 """The real server with a model that fails on command: the value of `income` says how."""
 
+import ctypes
+import os
 import sys
 import time
 from typing import Any
@@ -10,12 +12,14 @@ from numpy.typing import NDArray
 from shipworthy.serving import server, worker_process
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 
-RAISES, NAN, LATE, SHAPE, HANGS = 901.0, 902.0, 903.0, 904.0, 905.0
+RAISES, NAN, LATE, SHAPE, HANGS, LEAKS, CRASHES = 901.0, 902.0, 903.0, 904.0, 905.0, 906.0, 907.0
+LEAK_BYTES = 20 * 2**20
 
 
 class FaultyRuntime:
     def __init__(self, model: bytes) -> None:
         self._inner = OnnxRuntime(model)
+        self._leaked: list[bytes] = []
 
     def run(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         asked = set(matrix[:, 0].tolist())
@@ -25,6 +29,10 @@ class FaultyRuntime:
             time.sleep(1.5)
         if HANGS in asked:
             time.sleep(30)
+        if LEAKS in asked:
+            self._leaked.append(os.urandom(LEAK_BYTES))
+        if CRASHES in asked:
+            ctypes.string_at(0)
         outputs = self._inner.run(matrix)
         if SHAPE in asked:
             return outputs[:, :1]

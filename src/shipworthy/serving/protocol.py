@@ -133,6 +133,7 @@ class Connection(asyncio.Protocol):
         self._in_header = False
         self._began = 0  # messages
         self._deaf = False  # nothing more is read
+        self._is_last = False  # the request that has begun is the last one
         self._blocked = False  # the client does not read
         self._is_tls = False
         self._crowded = False  # too many requests are open
@@ -245,7 +246,7 @@ class Connection(asyncio.Protocol):
             self._refuse(make_problem(400, "Only plain HTTP/1.1 is spoken here, without upgrades."))
             return
         exchange.method = self._parser.get_method()
-        exchange.keep_alive = self._parser.should_keep_alive()
+        exchange.keep_alive = self._parser.should_keep_alive() and not self._is_last
         exchange.path = exchange.path.partition(b"?")[0]
         self._handler, self._limit = self._service.admit(exchange)
         length = exchange.headers.get(b"content-length", b"0")
@@ -315,7 +316,11 @@ class Connection(asyncio.Protocol):
         self._refuse(make_problem(408, "The request did not come in time."))
 
     def close_when_idle(self) -> None:
-        """Close after what is open is answered."""
+        """Close after what is open or half read is answered."""
+        self._is_last = True
+        if self._exchange is not None:
+            self._exchange.keep_alive = False
+            return
         self._deaf = True
         if self.is_idle and self._transport is not None:
             self._transport.close()
