@@ -595,7 +595,7 @@ def test_any_value_anywhere_is_a_contract_or_a_contract_error() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "message"),
     [
-        ("serving: {workers: «2}", "serving.workers", "does not work yet; use 1"),
+        ("serving: {memory: «1MB}", "serving.memory", "a worker needs nearly 128MB to start"),
         ("records: {when_full: «spool}", "records.when_full", "spool does not work yet; use refuse"),
     ],
 )

@@ -73,9 +73,8 @@ def test_every_setting_from_the_environment_is_documented():
 
 
 def test_every_metric_is_documented():
-    text = render_metrics(
-        Counters(), "loans:1", 1, True, refusals={"rate": 0}, certificate_expires=0.0, breakers={"loans:1": Breaker()}
-    ).decode()
+    tally = Counters().tally(refusals={"rate": 0}, breakers={"loans:1": Breaker()}, is_ready=True)
+    text = render_metrics(tally, "loans:1", 1, restarts={"crash": 0}, certificate_expires=0.0).decode()
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     page = (TOP / "docs" / "serving.md").read_text()
     assert len(names) > 10

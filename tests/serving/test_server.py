@@ -266,8 +266,8 @@ def test_an_open_or_plain_server_is_never_offered_to_others(place: Place) -> Non
     check_settings(place.settings(host="10.0.0.1", open=False, tls_terminated_upstream=True))
     with pytest.raises(UsageError, match="0 workers"):
         check_settings(place.settings(workers=0))
-    with pytest.raises(UsageError, match="given 10 MB"):
-        check_settings(place.settings(worker_memory_mb=10))
+    with pytest.raises(UsageError, match="given 10 bytes"):
+        check_settings(place.settings(worker_memory_bytes=10))
 
 
 # --- the process

@@ -146,6 +146,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     when_full: Literal["refuse", "spool", "drop"] = "refuse"
     encryption: Literal["off", "at_rest"] = "off"  # of records and outcomes on the server's disk
     workers: int = 1
+    worker_memory_bytes: int = 0  # resident, beyond which a worker is replaced; 0: no limit
 
 
 class ColumnBaseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

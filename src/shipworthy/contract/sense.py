@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, did_you_mean, parse_expression
 from shipworthy.contract.nodes import Path
+from shipworthy.contract.quantities import format_size
 from shipworthy.contract.types import (
     LOSSES,
     METRICS,
@@ -36,6 +37,8 @@ from shipworthy.contract.types import (
     Value,
 )
 from shipworthy.kernel.errors import ExpressionError
+
+MIN_WORKER_BYTES = 128_000_000  # a serving process with a small model takes two thirds of that
 
 BOUNDED = frozenset({"roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "r2"})  # at most 1
 _ROLE_TYPES = {"time": ("datetime",), "key": ("text", "int", "category"), "subject": ("text", "int", "category")}
@@ -735,8 +738,10 @@ def _check_rollout(rollout: Rollout, path: Path, draft: Draft, report: Report) -
 
 
 def _check_serving(draft: Draft, report: Report) -> None:
-    if draft.serving is not None and draft.serving.workers > 1:
-        report(("serving", "workers"), "more than one worker does not work yet; use 1, the default")
+    memory = None if draft.serving is None else draft.serving.memory
+    if memory is not None and memory < MIN_WORKER_BYTES:
+        least = format_size(MIN_WORKER_BYTES)
+        report(("serving", "memory"), f"a worker needs nearly {least} to start; use more, or leave it out for no limit")
     if draft.records is not None and draft.records.when_full == "spool":
         report(("records", "when_full"), "spool does not work yet; use refuse, the default, or drop, which is counted")
 

@@ -144,6 +144,7 @@ def served(payload: VerifiedPayload, directory: Path, work: Path) -> Iterator[Ru
         "keys": str(work / "keys"),
         "port": 0,
         "open": True,
+        "workers": payload.policy.workers,
     }
     environment = dict(os.environ)
     if payload.policy.encryption == "at_rest":  # what it costs is measured too, under keys that are thrown away

@@ -78,6 +78,7 @@ def compile_policy(contract: Contract, tuning: Tuning) -> Policy:
         when_full=contract.records.when_full,
         encryption=contract.encryption,
         workers=contract.serving.workers,
+        worker_memory_bytes=contract.serving.memory or 0,
     )
 
 

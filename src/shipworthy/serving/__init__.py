@@ -15,6 +15,7 @@ __all__ = [
     "job",
     "lane",
     "live",
+    "meters",
     "openapi",
     "outcomes",
     "path",

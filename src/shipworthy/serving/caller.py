@@ -3,6 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
 
 BURST_S = 2.0  # of a principal's rate may come at once
 DAY_S = 86400
@@ -10,47 +13,82 @@ WHOLE = 1 - 1e-9  # of a request: who waited as told is not refused for a roundi
 NEVER = math.inf
 
 
+class Use(msgspec.Struct):
+    """What one principal has used."""
+
+    spent: float = 0.0  # requests out of the bucket
+    seen: float = 0.0  # when that was so, monotonic seconds
+    day: int = 0  # since 1970, UTC
+    rows: int = 0  # of that day
+
+
+class Cell(Protocol):
+    """Where a principal's use is kept."""
+
+    def change(self, act: Callable[[Use], float]) -> float:
+        """What `act` gives for the use, which it may change, while nobody else does."""
+
+
+class MemoryCell:
+    """A cell of this process alone."""
+
+    __slots__ = ("_use",)
+
+    def __init__(self) -> None:
+        self._use = Use()
+
+    def change(self, act: Callable[[Use], float]) -> float:
+        """See `Cell`."""
+        return act(self._use)
+
+
 class Meter:
-    """What one principal has used: a bucket of requests, and the rows of a day.
+    """What one principal may use: a bucket of requests, and the rows of a day.
 
     Args:
         per_second: requests, on the average; None: as many as can be answered.
         per_day: rows from midnight to midnight, UTC; None: as many.
         clock: monotonic seconds.
+        cell: where its use is kept.
     """
 
-    __slots__ = ("_clock", "_day", "_level", "_seen", "per_day", "per_second", "rows")
+    __slots__ = ("_cell", "_clock", "per_day", "per_second")
 
-    def __init__(self, per_second: float | None, per_day: int | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, per_second: float | None, per_day: int | None, clock: Callable[[], float], cell: Cell | None = None
+    ) -> None:
         self._clock = clock
-        self._seen = clock()
-        self._day = 0
-        self.rows = 0  # of this day
+        self._cell = cell or MemoryCell()
         self.per_second = per_second
         self.per_day = per_day
-        self._level = self._burst
 
     @property
-    def _burst(self) -> float:
-        return max(1.0, BURST_S * (self.per_second or 0.0))
+    def rows(self) -> int:
+        """Used of this day."""
+        return int(self._cell.change(lambda use: use.rows))
 
     def limit(self, per_second: float | None, per_day: int | None) -> None:
         """Set other limits; what was used stays used."""
         self.per_second, self.per_day = per_second, per_day
-        self._level = min(self._level, self._burst)
 
     def take_request(self) -> float:
         """0 if a request may go on, else the seconds until one may."""
         rate = self.per_second
         if rate is None:
             return 0.0
+        burst = max(1.0, BURST_S * rate)
         clock = self._clock()
-        self._level = min(self._burst, self._level + (clock - self._seen) * rate)
-        self._seen = clock
-        if self._level < WHOLE:
-            return (1.0 - self._level) / rate
-        self._level = max(0.0, self._level - 1.0)
-        return 0.0
+
+        def take(use: Use) -> float:
+            use.spent = min(burst, max(0.0, use.spent - max(0.0, clock - use.seen) * rate))
+            use.seen = clock
+            left = burst - use.spent
+            if left < WHOLE:
+                return (1.0 - left) / rate
+            use.spent += 1.0
+            return 0.0
+
+        return self._cell.change(take)
 
     def take_rows(self, rows: int, now: float) -> float:
         """0 if as many rows may go on, and then they are counted; else the seconds until the next day.
@@ -59,15 +97,20 @@ class Meter:
             rows: of one request.
             now: Unix seconds.
         """
-        if self.per_day is None:
+        limit = self.per_day
+        if limit is None:
             return 0.0
         day = int(now // DAY_S)
-        if day > self._day:  # a clock that is set back begins no new day
-            self._day, self.rows = day, 0
-        if self.rows + rows > self.per_day:
-            return (self._day + 1) * DAY_S - now
-        self.rows += rows
-        return 0.0
+
+        def take(use: Use) -> float:
+            if day > use.day:  # a clock that is set back begins no new day
+                use.day, use.rows = day, 0
+            if use.rows + rows > limit:
+                return (use.day + 1) * DAY_S - now
+            use.rows += rows
+            return 0.0
+
+        return self._cell.change(take)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 from shipworthy.bundle.format import AccessToken
 from shipworthy.security.binding import is_loopback
 from shipworthy.security.tokens import hash_token
-from shipworthy.serving.caller import NEVER, OPEN, Caller, Meter
+from shipworthy.serving.caller import NEVER, OPEN, Caller, Cell, MemoryCell, Meter
 from shipworthy.serving.protocol import Exchange
 
 Access = Literal["public", "predict", "tell"]
@@ -85,14 +85,22 @@ class Gate:
         clock: monotonic seconds, for rates.
         hosts: names by which the server may be asked; none: any.
         is_open: callers need no token, and must be on this machine.
+        cell: where the use of a principal is kept.
     """
 
     def __init__(
-        self, now: Callable[[], float], clock: Callable[[], float], *, hosts: Iterable[str] = (), is_open: bool = False
+        self,
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        *,
+        hosts: Iterable[str] = (),
+        is_open: bool = False,
+        cell: Callable[[str], Cell] = lambda principal: MemoryCell(),  # noqa: ARG005
     ) -> None:
         self._now = now
         self._clock = clock
         self._is_open = is_open
+        self._cell = cell
         self._names = frozenset(name.lower() for name in hosts)
         self._asks_host = is_open or bool(self._names)
         self._hosts: set[bytes] = set()  # written as they came
@@ -116,7 +124,7 @@ class Gate:
             if principal in self._meters:
                 self._meters[principal].limit(rate, quota)
             elif rate is not None or quota is not None:
-                self._meters[principal] = Meter(rate, quota, self._clock)
+                self._meters[principal] = Meter(rate, quota, self._clock, self._cell(principal))
         for gone in self._meters.keys() - limits.keys():
             del self._meters[gone]
 

@@ -8,7 +8,7 @@ from shipworthy.kernel.errors import UsageError
 from shipworthy.security.binding import Binding, check_binding, make_tls
 
 MAX_WORKERS = 256
-MIN_MEMORY_MB = 64  # a worker needs more than that to start
+MIN_MEMORY_BYTES = 128_000_000  # a worker needs nearly that much to start
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,7 +26,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tls_terminated_upstream: bool = False
     allowed_hosts: tuple[str, ...] = ()  # names by which it may be asked; none: any, when tokens are asked for
     workers: int = 1  # processes that answer
-    worker_memory_mb: int = 0  # resident, beyond which a worker is replaced; 0: none
+    worker_memory_bytes: int = 0  # resident, beyond which a worker is replaced; 0: no limit
     receive_timeout_s: float = 10.0  # for one request to come in whole
     rehearse: Literal["", "failure"] = ""  # failure: every run of the model raises, to see what callers get
     outcomes: str = ""  # directory outcomes/ENV; empty: none are taken
@@ -52,7 +52,6 @@ def check_settings(settings: ServerSettings) -> None:
     check_binding(settings.binding, is_open=settings.open)
     if not 1 <= settings.workers <= MAX_WORKERS:
         raise UsageError(f"{settings.workers} workers were asked for; there can be 1 to {MAX_WORKERS}.")
-    if settings.worker_memory_mb and settings.worker_memory_mb < MIN_MEMORY_MB:
-        raise UsageError(
-            f"a worker was given {settings.worker_memory_mb} MB; it needs at least {MIN_MEMORY_MB}, or 0 for no limit."
-        )
+    if settings.worker_memory_bytes and settings.worker_memory_bytes < MIN_MEMORY_BYTES:
+        least = f"it needs {MIN_MEMORY_BYTES} or more, or 0 for no limit"
+        raise UsageError(f"a worker was given {settings.worker_memory_bytes} bytes; {least}.")

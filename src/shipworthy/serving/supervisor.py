@@ -193,7 +193,7 @@ class Supervisor:
                 self._succeed(slot, worker, "memory")
 
     def _is_too_large(self, worker: _Worker) -> bool:
-        limit = self._settings.worker_memory_mb * 2**20
+        limit = self._settings.worker_memory_bytes
         return bool(limit) and resident_bytes(worker.process.pid) > limit
 
     def _bury(self, slot: _Slot, worker: _Worker, reason: Reason) -> None:

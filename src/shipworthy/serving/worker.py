@@ -18,6 +18,7 @@ from shipworthy.serving.decode import RequestDecoder, Sample
 from shipworthy.serving.gate import Gate
 from shipworthy.serving.inference import InferenceEndpoint, describe_model
 from shipworthy.serving.live import LiveState
+from shipworthy.serving.meters import MeterTable
 from shipworthy.serving.openapi import describe_api
 from shipworthy.serving.outcomes import MAX_BODY_BYTES as MAX_OUTCOME_BYTES
 from shipworthy.serving.outcomes import OutcomeEndpoint, OutcomeLog
@@ -78,7 +79,8 @@ class Worker:
         self.connections: set[Connection] = set()
         self.is_draining = False
         self.refused: str | None = None  # why a newer deployment does not answer
-        self.gate = Gate(now, time.monotonic, hosts=settings.allowed_hosts, is_open=settings.open)
+        meters = MeterTable(run / "meters")
+        self.gate = Gate(now, time.monotonic, hosts=settings.allowed_hosts, is_open=settings.open, cell=meters.cell)
         self.certificate_expires: float | None = None  # Unix seconds
         self._held = 0
         self._unsticky = 0

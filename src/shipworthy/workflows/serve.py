@@ -27,6 +27,8 @@ class Target:
     system: str
     release: str
     example: dict[str, Any]  # a request that is answered
+    workers: int = 1  # as the contract declares
+    worker_memory_bytes: int = 0  # 0: no limit
 
     @property
     def path(self) -> str:
@@ -50,7 +52,10 @@ def find_target(project: Project, environment: str) -> Target:
     if not deployment.releases:
         raise NotFoundError(f"nothing is deployed in {environment}; run `shipworthy ship` first")
     bundle = verify_bundle(bundle_path(live, deployment.releases[0].digest), keys, vault=project.vault)
-    return Target(deployment.system, bundle.release, example_request(bundle))
+    policy = bundle.payload.policy
+    return Target(
+        deployment.system, bundle.release, example_request(bundle), policy.workers, policy.worker_memory_bytes
+    )
 
 
 def example_request(bundle: VerifiedBundle) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from shipworthy.faces.cli.options import Listening, command, listening
 from shipworthy.faces.cli.show import Face
 from shipworthy.kernel.errors import AccessError, ShipworthyError, UsageError
 from shipworthy.security.binding import Tls
-from shipworthy.security.tls import server_name
+from shipworthy.security.tls import check_tls, server_name
 from shipworthy.serving.settings import ServerSettings, check_settings
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.serve import Target, find_target
@@ -44,6 +45,7 @@ _Given = TypeVar("_Given")
     default=None,
     help="Let every run of the model fail, to see what callers get; not for production.",
 )
+@click.option("--workers", type=int, default=None, metavar="N", help="Processes that answer. Default: the contract's.")
 @listening
 def serve(
     root: Path,
@@ -52,6 +54,7 @@ def serve(
     port: int,
     is_open: bool,
     rehearse: Literal["failure"] | None,
+    workers: int | None,
     listening: Listening,
 ) -> int:
     """Answer predictions from the deployed release until stopped (Ctrl-C)."""
@@ -68,8 +71,10 @@ def serve(
         **listening.settings(),
         open=is_open,
         rehearse=rehearse or "",
+        workers=1 if workers is None else workers,
     )
     check_settings(settings)
+    check_certificate(settings)
     project.require()
     found = _on_ledger(face, root, lambda parts: _enter(parts, environment))
     entered = found if isinstance(found, _Entered) else None
@@ -78,6 +83,7 @@ def serve(
         if found is not None:
             face.note(f"The ledger cannot be written: {found}")
     target = find_target(project, environment)
+    settings = as_declared(settings, target, workers)
     token = None
     if entered is None:
         face.note("Serving goes on from local disk; tokens made earlier are good, or use --open.")
@@ -96,6 +102,26 @@ def serve(
     if entered is not None:
         _on_ledger(face, root, lambda parts: _keep_digests(parts, entered, environment))
     return 0 if code in (0, -signal.SIGTERM, -signal.SIGINT) else 1
+
+
+def check_certificate(settings: ServerSettings) -> None:
+    """Refuse a certificate that callers would, before anything is started or recorded.
+
+    Raises:
+        UsageError, AccessError, NotFoundError: its files are not right.
+    """
+    tls = settings.binding.tls
+    if tls is not None:
+        check_tls(tls, time.time())
+
+
+def as_declared(settings: ServerSettings, target: Target, workers: int | None) -> ServerSettings:
+    """Settings with what the contract of the deployed release declares, where no option says otherwise."""
+    return msgspec.structs.replace(
+        settings,
+        workers=target.workers if workers is None else workers,
+        worker_memory_bytes=target.worker_memory_bytes,
+    )
 
 
 @contextmanager

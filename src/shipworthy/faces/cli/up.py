@@ -18,6 +18,7 @@ import msgspec
 from rich.markup import escape
 
 from shipworthy.faces.cli.options import Listening, command, listening
+from shipworthy.faces.cli.serve import as_declared, check_certificate
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.control_settings import ControlSettings
 from shipworthy.faces.oidc_settings import read_oidc_settings
@@ -73,6 +74,9 @@ class Plane:
     "--control-host", default="127.0.0.1", metavar="ADDRESS", help="Where API and console listen.", show_default=True
 )
 @click.option("--oidc", default="", metavar="FILE", help="The OpenID provider whose sign-ins are believed (TOML).")
+@click.option(
+    "--workers", type=int, default=None, metavar="N", help="Processes that answer predictions. Default: the contract's."
+)
 @listening
 def up(
     root: Path,
@@ -83,12 +87,15 @@ def up(
     clock: str,
     control_host: str,
     oidc: str,
+    workers: int | None,
     listening: Listening,
 ) -> int:
     """Serve predictions, run the control loop and show the console until stopped (Ctrl-C)."""
     project = Project(root)
     project.require()
-    check_settings(_data_settings(project, environment or "local", port, listening))  # before anything is recorded
+    asked = _data_settings(project, environment or "local", port, listening, workers)
+    check_settings(asked)  # before anything is recorded
+    check_certificate(asked)
     control = _control_plane(root, control_port, clock, replace(listening, host=control_host), oidc)
     refusal = "`shipworthy up` runs here already ({holder}); stop it first"
     with hold_file(project, "up.lock", f"process {os.getpid()}", refusal):
@@ -97,7 +104,7 @@ def up(
             principal = acting(parts, os.environ)
             rule = permit(parts, principal, "up", environment=served)
         target = find_target(project, served)
-        settings = _data_settings(project, served, port, listening)
+        settings = as_declared(_data_settings(project, served, port, listening, workers), target, workers)
         planes = [_data_plane(settings), control]
         with open_parts(root) as parts:
             token = grant_token(replace(parts, rule=rule), served, target.system)
@@ -127,7 +134,9 @@ def _served(project: Project) -> str:
     return "production" if "production" in names else (beyond_local or names)[0]
 
 
-def _data_settings(project: Project, environment: str, port: int, where: Listening) -> ServerSettings:
+def _data_settings(
+    project: Project, environment: str, port: int, where: Listening, workers: int | None
+) -> ServerSettings:
     return ServerSettings(
         live=str(project.live(environment)),
         records=str(project.records(environment)),
@@ -135,6 +144,7 @@ def _data_settings(project: Project, environment: str, port: int, where: Listeni
         keys=str(project.public_keys),
         log=str(project.log),
         port=port,
+        workers=1 if workers is None else workers,
         **where.settings(),
     )
 
