@@ -267,8 +267,7 @@ def test_a_release_that_no_new_worker_can_load_stops_nothing(pair: Running, plac
     assert kept in pair.workers
     assert pair.predict(good_request())[1]["release"] == "loans:1"
     place.deploy(place.publish(2), generation=5)
-    wait_for(lambda: is_whole(pair, 2), 10)
-    assert pair.predict(good_request())[1]["release"] == "loans:2"
+    wait_for(lambda: is_whole(pair, 2) and pair.predict(good_request())[1]["release"] == "loans:2", 10)
 
 
 # --- limits

@@ -26,7 +26,7 @@ import msgspec
 from shipworthy.kernel.errors import ConflictError, StorageError
 from shipworthy.serving.channel import NAME_TAKEN, STUCK_S, Sign, Signs, hand
 from shipworthy.serving.settings import ServerSettings
-from shipworthy.serving.tally import write_restarts
+from shipworthy.serving.tally import counts_alone, read_tally, write_restarts, write_tally
 
 BACKLOG = 1024
 MAX_AT_ONCE = 64  # connections accepted in one turn
@@ -251,6 +251,7 @@ class Supervisor:
         """Close its line; what it had not taken waits for another."""
         self._deafen(worker.line)
         worker.line.close()
+        write_tally(self._run, worker.name, counts_alone(read_tally(self._run, worker.name)))
         self._waiting.extendleft(reversed(worker.kept))
         worker.kept.clear()
 
