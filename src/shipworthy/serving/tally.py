@@ -4,7 +4,7 @@ Counts of a worker that ended stay; a worker that is started under its name goes
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import msgspec
 FRESH_S = 5.0  # a tally that is older is of a worker that ended: what it counted stays, what it was does not
 SUFFIX = ".tally"
 RESTARTS = "restarts"
+ASKED = "asked"
 
 
 class Tally(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -96,7 +97,20 @@ def read_tally(run: Path, name: str) -> Tally:
     return _read(run / f"{name}{SUFFIX}")
 
 
-def read_others(run: Path, name: str, clock: float) -> Iterable[Tally]:
+def ask_tallies(run: Path) -> None:
+    """Ask every worker for its tally as it is now."""
+    _replace(run / ASKED, b"")
+
+
+def last_asked(run: Path) -> int:
+    """When tallies were asked for last, ns of the file's time; 0: never."""
+    try:
+        return os.stat(run / ASKED).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def read_others(run: Path, name: str, clock: float) -> list[Tally]:
     """The tallies of the workers that have other names.
 
     Args:
@@ -104,11 +118,8 @@ def read_others(run: Path, name: str, clock: float) -> Iterable[Tally]:
         name: of the worker that asks.
         clock: monotonic seconds.
     """
-    with suppress(OSError):
-        for path in sorted(run.glob(f"*{SUFFIX}")):
-            if path.name != f"{name}{SUFFIX}":
-                tally = _read(path)
-                yield tally if clock - tally.seen < FRESH_S else counts_alone(tally)
+    tallies = [_read(path) for path in sorted(run.glob(f"*{SUFFIX}")) if path.name != f"{name}{SUFFIX}"]
+    return [tally if clock - tally.seen < FRESH_S else counts_alone(tally) for tally in tallies]
 
 
 def write_restarts(run: Path, restarts: Mapping[str, int]) -> None:
@@ -132,7 +143,7 @@ def _read(path: Path) -> Tally:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}")
+    draft = path.with_name(f".{path.name}.draft")  # not SUFFIX, by which tallies are found
     with suppress(OSError):
         draft.write_bytes(content)
         os.replace(draft, path)

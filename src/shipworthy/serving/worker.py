@@ -30,10 +30,22 @@ from shipworthy.serving.router import choose_release, unit_of
 from shipworthy.serving.routes import Route, RouteTable, find_route
 from shipworthy.serving.servable import Servable
 from shipworthy.serving.settings import ServerSettings
-from shipworthy.serving.tally import Tally, add, counts_alone, read_others, read_restarts, read_tally, write_tally
+from shipworthy.serving.tally import (
+    Tally,
+    add,
+    ask_tallies,
+    counts_alone,
+    last_asked,
+    read_others,
+    read_restarts,
+    read_tally,
+    write_tally,
+)
 
 IDLE_TIMEOUT_S = 75.0  # of a kept connection
 MAX_CONNECTIONS = 2048
+TALLIES_S = 0.25  # to wait for those of the other workers; each looks every 50 ms whether it is asked
+LOOK_S = 0.01  # between looks for them
 MAX_HELD_BYTES = 48 * 2**20  # of bodies being received, all connections together
 
 _SERVER = msgspec.json.encode({"name": "shipworthy", "version": __version__, "extensions": []})
@@ -69,6 +81,7 @@ class Worker:
         self._settings = settings
         self._name = name
         self._run = run
+        self._asked = 0  # when tallies were asked for last, as far as this one's was left for it
         self._before = counts_alone(read_tally(run, name))  # of a worker that had this name
         self._binding = settings.binding
         self._loop = loop
@@ -141,7 +154,13 @@ class Worker:
 
     def leave_tally(self) -> None:
         """Let the other workers see what this one has counted."""
+        self._asked = last_asked(self._run)
         write_tally(self._run, self._name, self._tally())
+
+    def leave_tally_if_asked(self) -> None:
+        """Leave it anew if a worker that is asked for metrics waits for it."""
+        if last_asked(self._run) != self._asked:
+            self.leave_tally()
 
     def _tally(self) -> Tally:
         breakers = {servable.release: servable.breaker for servable in self.state.servables}
@@ -232,8 +251,22 @@ class Worker:
         exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))
 
     def _metrics(self, exchange: Exchange, body: bytes) -> None:
+        """Answer once the other workers have left their tallies since, so that no count ever seems to go back."""
+        asked = time.monotonic()
+        ask_tallies(self._run)
+        self._render_soon(exchange, asked)
+
+    def _render_soon(self, exchange: Exchange, asked: float) -> None:
+        clock = time.monotonic()
+        others = read_others(self._run, self._name, clock)
+        if clock - asked < TALLIES_S and any(tally.workers and tally.seen < asked for tally in others):
+            self._loop.call_later(LOOK_S, self._render_soon, exchange, asked)
+            return
+        self.leave_tally()
+        self._render(exchange, reduce(add, others, self._tally()))
+
+    def _render(self, exchange: Exchange, tally: Tally) -> None:
         state = self.state
-        tally = reduce(add, read_others(self._run, self._name, time.monotonic()), self._tally())
         content = render_metrics(
             tally,
             state.primary.release,

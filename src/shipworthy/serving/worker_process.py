@@ -145,6 +145,7 @@ async def _beat(worker: Worker, intake: Intake, sign: Callable[[], None]) -> Non
     while True:
         await asyncio.sleep(BEAT_S)
         sign()
+        worker.leave_tally_if_asked()
         if loop.time() - swept > SWEEP_S:
             swept = loop.time()
             worker.sweep()
