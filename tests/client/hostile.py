@@ -38,13 +38,13 @@ class Hostile:
         self.otherwise: Step | None = None
         self.seen: list[Seen] = []
         self.connections = 0
-        self.open_now = 0
         self.most_open = 0
         self.released = threading.Event()  # lets silent steps end
         self.impatient: Step | None = None  # done as soon as a header has come
         self.idle = threading.Semaphore(0)  # one for each step that is done
         self.gone = threading.Semaphore(0)  # one for each connection that has ended
         self._asked: dict[socket.socket, Seen] = {}
+        self._wires: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
@@ -54,6 +54,10 @@ class Hostile:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        with self._lock:
+            for wire in self._wires:
+                with contextlib.suppress(OSError):
+                    wire.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(20)
 
@@ -73,8 +77,8 @@ class Hostile:
 
     def _serve(self, wire: socket.socket, number: int) -> None:
         with self._lock:
-            self.open_now += 1
-            self.most_open = max(self.most_open, self.open_now)
+            self._wires.add(wire)
+            self.most_open = max(self.most_open, len(self._wires))
         with wire, contextlib.suppress(OSError):
             if self.impatient is not None:
                 self.impatient(wire)
@@ -91,7 +95,7 @@ class Hostile:
                     wire.close()
                 self.idle.release()
         with self._lock:
-            self.open_now -= 1
+            self._wires.discard(wire)
         self.gone.release()
 
     def asked(self, wire: socket.socket) -> Seen:
