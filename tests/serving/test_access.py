@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from shipworthy.bundle.format import AccessToken
-from shipworthy.client.client import Client
-from shipworthy.kernel.errors import RefusedError, UnavailableError
+from shipworthy.client import Client, RateLimitedError
+from shipworthy.kernel.errors import UnavailableError
 from shipworthy.security.tokens import hash_token
 from tests.certificates import DAY, NOW, Authority, Pair
 from tests.serving.conftest import SYSTEM, Place, Running, good_request, start_server
@@ -115,7 +115,7 @@ def test_a_quota_counts_the_rows_of_batches_and_is_shared_by_a_principals_tokens
     assert guarded.call("POST", f"/v1/systems/{SYSTEM}/outcomes", outcome, bearer("daily"))[0] == 200  # no prediction
     with (
         Client(f"http://{guarded.host}:{guarded.port}", system=SYSTEM, token="daily") as client,
-        pytest.raises(RefusedError, match=r"0 are left, this asks 1.*status 429.*in \d+ s"),
+        pytest.raises(RateLimitedError, match=r"0 are left, this asks 1.*status 429.*in \d+ s"),
     ):
         client.predict(good_request()["inputs"])
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipworthy.client.client import Client, InvalidRequestError, OutcomeProblem, OutcomeReport
+from shipworthy.client import Client, InvalidRequestError, OutcomeProblem, OutcomeReport
 from shipworthy.kernel.errors import NotFoundError, UnavailableError
 from shipworthy.records.format import Outcome
 from shipworthy.records.read import read_outcomes

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from shipworthy.client.client import Client
+from shipworthy.client import Client
 from shipworthy.faces.listener import Listener
 from shipworthy.faces.replay import DAY_S, Replay
 from shipworthy.faces.wiring import open_parts

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from shipworthy.client.client import Client, InvalidRequestError
+from shipworthy.client import Client, Prediction
 from shipworthy.kernel.errors import RefusedError, UnavailableError
 
 BATCH = 500  # requests in one call: two runs of the model, so that none waits long for its turn
@@ -132,7 +132,7 @@ class Replay:
         for start in range(self._sent, last, BATCH):
             part = self._events[start : min(start + BATCH, last)]
             answers = self._client.predict_many([event.request for event in part])
-            self.tally.refused += sum(isinstance(answer, InvalidRequestError) for answer in answers)
+            self.tally.refused += sum(not isinstance(answer, Prediction) for answer in answers)
             self.tally.sent += len(part)
             self.tally.never += sum(event.truth is None for event in part)
         self._sent = last

@@ -148,7 +148,56 @@ class RequestError(ShipworthyError, ValueError):
     code = "request"
 
 
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One field of a request that the server did not accept."""
+
+    field: str  # such as `inputs.income`
+    expected: str
+    got: str | None = None  # the value seen, shortened
+
+    def __str__(self) -> str:
+        """`field: expected this, got that`."""
+        got = "" if self.got is None else f", got {self.got}"
+        return f"{self.field}: expected {self.expected}{got}"
+
+
+class InvalidRequestError(RequestError):
+    """What a caller sent does not fit; `problems` names every field at fault."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, problems: tuple[FieldProblem, ...] = ()) -> None:
+        self.problems = problems
+        super().__init__(message)
+
+
+class RateLimitedError(ShipworthyError):
+    """The caller has asked too much; `wait_s` says when it may ask again."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, wait_s: float | None = None) -> None:
+        self.wait_s = wait_s  # seconds from the answer; None: the server did not say
+        super().__init__(message)
+
+
 class UnavailableError(ShipworthyError, ConnectionError):
     """A server that does not answer, or answers that it cannot."""
 
     code = "unavailable"
+
+    def __init__(self, message: str, *, wait_s: float | None = None, may_have_answered: bool = False) -> None:
+        self.wait_s = wait_s  # seconds that the server asks to wait; None: it did not say
+        self.may_have_answered = may_have_answered  # the request was sent, and what became of it is not known
+        super().__init__(message)
+
+
+class DeadlineError(ShipworthyError, TimeoutError):
+    """No answer within the time that the caller gave."""
+
+    code = "deadline"
+
+    def __init__(self, message: str, *, may_have_answered: bool = False) -> None:
+        self.may_have_answered = may_have_answered  # the request was sent, and what became of it is not known
+        super().__init__(message)

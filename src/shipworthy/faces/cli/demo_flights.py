@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shipworthy.bundle.deployment import bundle_path, read_deployment
 from shipworthy.bundle.verify import verify_bundle
-from shipworthy.client.client import Client, InvalidRequestError, Prediction
+from shipworthy.client import Client, InvalidRequestError, Prediction
 from shipworthy.data.prepare import prepare
 from shipworthy.data.requests import make_requests, plan_requests
 from shipworthy.data.sources import read_source
