@@ -86,6 +86,7 @@ class PredictionPath:
         self._model = Lane("model")
         self._disk = Lane("disk")
         self._tick: list[Job] = []
+        self._is_gathering = False
         self._waiting: deque[_Batch] = deque()
         self._running: list[_Batch] = []
         self._late_since: float | None = None
@@ -110,14 +111,26 @@ class PredictionPath:
 
     def submit(self, job: Job) -> None:
         """Take an admitted job into this tick's run."""
-        if not self._tick:
-            self._loop.call_soon(self._flush)
+        if not self._tick and not self._is_gathering:
+            self._loop.call_soon(self._end_tick)
         self._tick.append(job)
 
     def stop(self, timeout_s: float) -> None:
         """End the threads; jobs that are still open are lost, so drain first."""
         self._model.stop(timeout_s)
         self._disk.stop(timeout_s)
+
+    def _end_tick(self) -> None:
+        if not self._is_gathering:
+            self._flush()
+
+    def _gather(self, seen: int) -> None:
+        """After a run: who was answered often asks again, so look at the sockets until a look brings nothing new."""
+        if seen < len(self._tick) < MAX_RUN_ROWS:
+            self._loop.call_soon(self._gather, len(self._tick))
+            return
+        self._is_gathering = False
+        self._flush()
 
     def _flush(self) -> None:
         tick, self._tick = self._tick, []
@@ -212,7 +225,8 @@ class PredictionPath:
         self._counters.runs += 1
         self._counters.run_rows += rows
         self._finish(servable, done)
-        self._loop.call_soon(self._flush)  # after one more look at the sockets: who was answered often asks again
+        self._is_gathering = True
+        self._loop.call_soon(self._gather, len(self._tick))
         for batch in batches:
             if batch.timer is not None and all(job.answered for job in batch.jobs):
                 batch.timer.cancel()
