@@ -49,6 +49,7 @@ from shipworthy.bundle.format import (
     Schema,
     Subject,
 )
+from shipworthy.evaluation.processes import usage
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.security.keys import SigningKey
 from shipworthy.security.signing import sign_envelope
@@ -268,14 +269,6 @@ async def load(port: int, request: bytes, connections: int, seconds: float, tls:
     return taken
 
 
-def cpu_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return float("nan")
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def split_cores() -> tuple[set[int], set[int]] | None:
     """One core for the server and the others for the load, where there are as many."""
     if not hasattr(os, "sched_getaffinity"):
@@ -323,18 +316,13 @@ def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[in
         connection.close()
         results = {}
         for connections in CONNECTIONS:
-            before = cpu_seconds(process.pid)
+            before = usage(process.pid).cpu_seconds
             began = time.perf_counter()
             rate, p50, p99 = press(port, request, connections, seconds, tls)
             answered = rate * (time.perf_counter() - began)
-            cpu = (cpu_seconds(process.pid) - before) / answered
+            cpu = (usage(process.pid).cpu_seconds - before) / answered
             results[connections] = Result(rate, p50 * 1e3, p99 * 1e3, cpu * 1e6)
-        status = Path(f"/proc/{process.pid}/status")
-        resident = (
-            int(next(line for line in status.read_text().splitlines() if "VmRSS" in line).split()[1]) / 1024
-            if status.exists()
-            else float("nan")
-        )
+        resident = usage(process.pid).memory_bytes / 2**20
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

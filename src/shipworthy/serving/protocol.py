@@ -31,14 +31,16 @@ _KEPT_HEADERS = frozenset(
     )
 )
 
+_SPELLINGS = {spelling: name for name in _KEPT_HEADERS for spelling in (name, name.title())}  # others are lowered
 _VERSIONS = ("1.1", "1.0")
 _EXTRA = {401: b'www-authenticate: Bearer realm="shipworthy"\r\n', 503: b"retry-after: 1\r\n"}
 
-_RESPONSE = (
-    b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
+_LINES = (
+    b"content-length: %d\r\n"
     b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"  # answers are data, for their caller alone
-    b"%b%b\r\n%b"
 )
+_RESPONSE = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\n" + _LINES + b"%b%b\r\n%b"
+_USUAL = b"HTTP/1.1 200 OK\r\ncontent-type: " + JSON + b"\r\n" + _LINES + b"\r\n%b"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,6 +67,10 @@ class Exchange(msgspec.Struct, eq=False):
             extra: further header lines, each with its line end.
         """
         if self.payload is not None:
+            return
+        if status == 200 and self.keep_alive and media is JSON and not extra:
+            self.payload = _USUAL % (len(body), body)
+            self.connection.write_answered(status)
             return
         end = b"" if self.keep_alive else b"connection: close\r\n"
         self.payload = _RESPONSE % (
@@ -231,9 +237,11 @@ class Connection(asyncio.Protocol):
             return
         value = value or b""
         self._header_bytes += len(name) + len(value)
-        name = name.lower()
-        if name in _KEPT_HEADERS and exchange.headers.setdefault(name, value) != value:
-            self._refuse(make_problem(400, f"The header {name.decode()} is sent twice."))
+        kept = _SPELLINGS.get(name) or name.lower()
+        if kept not in _KEPT_HEADERS:
+            return
+        if exchange.headers.setdefault(kept, value) != value:
+            self._refuse(make_problem(400, f"The header {kept.decode()} is sent twice."))
 
     def on_headers_complete(self) -> None:
         """The header is whole: decide before the body comes."""
