@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +50,7 @@ from shipworthy.bundle.format import (
     Schema,
     Subject,
 )
-from shipworthy.evaluation.processes import usage
+from shipworthy.evaluation.processes import family, usage
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.security.keys import SigningKey
 from shipworthy.security.signing import sign_envelope
@@ -59,6 +60,7 @@ from shipworthy.serving.settings import ServerSettings
 
 FEATURES = 23
 CONNECTIONS = (1, 16, 64)
+MLSERVER_NAME = "MLServer + ONNX Runtime"
 TOKEN, TOKEN_HASH = mint_token(bytes(32))
 CONSTANT = """
 import asyncio, sys, json, uvloop
@@ -97,6 +99,38 @@ sock = socket.socket(); sock.bind(("127.0.0.1", 0)); sock.listen(1024)
 print(json.dumps({"address": "http://127.0.0.1:%d" % sock.getsockname()[1]}), flush=True)
 config = uvicorn.Config(app, loop="uvloop", http="httptools", workers=1, log_level="error", access_log=False)
 uvicorn.Server(config).run(sockets=[sock])
+"""
+MLSERVER = """
+import json
+import numpy as np, onnxruntime
+from mlserver import MLModel
+from mlserver.types import InferenceResponse, ResponseOutput
+class OnnxModel(MLModel):
+    async def load(self):
+        options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(self.settings.parameters.uri, options)
+        return True
+    async def predict(self, payload):
+        tensor = payload.inputs[0]
+        rows = np.array(tensor.data.root, dtype=np.float32).reshape(tensor.shape)
+        p = self._session.run(None, {"features": rows})[0]
+        output = ResponseOutput(name="probabilities", shape=list(p.shape), datatype="FP32", data=p.ravel().tolist())
+        return InferenceResponse(model_name=self.name, outputs=[output])
+"""
+START_MLSERVER = """
+import json, os, socket, subprocess, sys, time, urllib.request
+ports = []
+for _ in range(3):
+    with socket.socket() as free: free.bind(("127.0.0.1", 0)); ports.append(free.getsockname()[1])
+settings = {"host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2]}
+settings |= {"parallel_workers": 0, "debug": False, "use_structured_logging": False, "load_models_at_startup": True}
+os.chdir(sys.argv[1]); json.dump(settings, open("settings.json", "w"))
+server = subprocess.Popen([sys.executable, "-c", "from mlserver.cli import main; main()", "start", "."], stdout=-3, stderr=-3)
+while server.poll() is None:
+    try: urllib.request.urlopen("http://127.0.0.1:%d/v2/models/bench/ready" % ports[0]); break
+    except OSError: time.sleep(0.05)
+print(json.dumps({"address": "http://127.0.0.1:%d" % ports[0]}), flush=True)
+server.wait()
 """
 WRK = """
 wrk.method = "POST"
@@ -277,6 +311,24 @@ def split_cores() -> tuple[set[int], set[int]] | None:
     return ({first}, set(others)) if others else None
 
 
+def make_mlserver(root: Path, model: bytes) -> str:
+    """A folder that MLServer serves."""
+    root.mkdir()
+    (root / "model.onnx").write_bytes(model)
+    (root / "onnx_model.py").write_text(MLSERVER)
+    settings = {"name": "bench", "implementation": "onnx_model.OnnxModel", "parameters": {"uri": "model.onnx"}}
+    (root / "model-settings.json").write_text(json.dumps(settings))
+    return str(root)
+
+
+def post(path: str, body: dict[str, Any]) -> bytes:
+    """One request as it goes over the wire."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"authorization: Bearer {TOKEN}\r\n"
+    return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
+
+
 def press(port: int, request: bytes, connections: int, seconds: float, tls: bool) -> tuple[float, float, float]:
     """Requests per second, p50 and p99 in seconds."""
     if shutil.which("wrk") is None:
@@ -285,7 +337,8 @@ def press(port: int, request: bytes, connections: int, seconds: float, tls: bool
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(WRK % (TOKEN, request.partition(b"\r\n\r\n")[2].decode()))
         script.flush()
-        address = f"{'https' if tls else 'http'}://127.0.0.1:{port}/v1/systems/bench/predict"
+        path = request.split(b" ", 2)[1].decode()
+        address = f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}"
         words = ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", script.name, address]
         done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=seconds + 30)
     found = json.loads(done.stdout[done.stdout.rindex("{") :])
@@ -310,7 +363,7 @@ def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[in
         )
         body = request.partition(b"\r\n\r\n")[2]
         headers = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
-        connection.request("POST", "/v1/systems/bench/predict", body, headers)
+        connection.request("POST", request.split(b" ", 2)[1].decode(), body, headers)
         assert connection.getresponse().status == 200
         first = time.perf_counter() - started
         connection.close()
@@ -324,7 +377,9 @@ def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[in
             results[connections] = Result(rate, p50 * 1e3, p99 * 1e3, cpu * 1e6)
         resident = usage(process.pid).memory_bytes / 2**20
     finally:
-        process.send_signal(signal.SIGKILL)
+        for pid in family(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
     return results, first, resident
@@ -334,13 +389,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each number of connections")
     parser.add_argument("--rounds", type=int, default=3, help="how often each server is measured")
+    parser.add_argument("--mlserver", default="", help="a Python with mlserver and onnxruntime: measured too")
     parser.add_argument("--only", default="", help="words in the names of the servers to measure")
     arguments = parser.parse_args()
     seconds = arguments.seconds
-    body = json.dumps({"inputs": {f"f{i:02d}": round(i * 0.37 - 3, 2) for i in range(FEATURES)}}).encode()
-    head = "POST /v1/systems/bench/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    head += f"authorization: Bearer {TOKEN}\r\n"
-    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    values = [round(i * 0.37 - 3, 2) for i in range(FEATURES)]
+    request = post("/v1/systems/bench/predict", {"inputs": {f"f{i:02d}": value for i, value in enumerate(values)}})
+    tensor = {"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": values}
+    requests = {MLSERVER_NAME: post("/v2/models/bench/infer", {"inputs": [tensor]})}
     root = Path(tempfile.mkdtemp(prefix="bench-"))
     model = build_model()
     (root / "model.onnx").write_bytes(model)
@@ -361,12 +417,15 @@ def main() -> None:
         servers[f"shipworthy, records {name}"] = command
     if find_spec("fastapi") and find_spec("uvicorn"):
         servers["FastAPI + ONNX Runtime"] = [python, "-c", FASTAPI, str(root / "model.onnx")]
+    if arguments.mlserver:
+        servers[MLSERVER_NAME] = [arguments.mlserver, "-c", START_MLSERVER, make_mlserver(root / "mlserver", model)]
     servers = {name: command for name, command in servers.items() if arguments.only in name}
     cores = split_cores()
     if cores is not None:
         os.sched_setaffinity(0, cores[1])
     rounds = [
-        {name: measure(command, request, seconds) for name, command in servers.items()} for _ in range(arguments.rounds)
+        {name: measure(command, requests.get(name, request), seconds) for name, command in servers.items()}
+        for _ in range(arguments.rounds)
     ]
     shutil.rmtree(root)
     report({name: [measured[name] for measured in rounds] for name in servers})

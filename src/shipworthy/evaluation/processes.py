@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def _from_ps(pid: int) -> list[Usage]:
     parents = {int(row[0]): int(row[1]) for row in rows}
     family = set(_family(pid, parents))
     return [Usage(clock_seconds(row[3]), int(row[2]) * KILOBYTE) for row in rows if int(row[0]) in family]
+
+
+def family(pid: int) -> list[int]:
+    """Process `pid` and its descendants, itself first; those that /proc knows."""
+    parents: dict[int, int] = {}
+    for directory in PROC.iterdir():
+        if directory.name.isdigit():
+            with suppress(OSError):  # it ended meanwhile
+                parents[int(directory.name)] = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+    return _family(pid, parents)
 
 
 def clock_seconds(text: str) -> float:
