@@ -125,7 +125,8 @@ for _ in range(3):
 settings = {"host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2]}
 settings |= {"parallel_workers": 0, "debug": False, "use_structured_logging": False, "load_models_at_startup": True}
 os.chdir(sys.argv[1]); json.dump(settings, open("settings.json", "w"))
-server = subprocess.Popen([sys.executable, "-c", "from mlserver.cli import main; main()", "start", "."], stdout=-3, stderr=-3)
+words = [sys.executable, "-c", "from mlserver.cli import main; main()", "start", "."]
+server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 while server.poll() is None:
     try: urllib.request.urlopen("http://127.0.0.1:%d/v2/models/bench/ready" % ports[0]); break
     except OSError: time.sleep(0.05)

@@ -262,15 +262,48 @@ def test_a_second_server_of_the_same_records_is_refused(pair: Running, place: Pl
         start_server(place.settings(), tmp_path / "second")
 
 
-def test_a_release_that_no_new_worker_can_load_stops_nothing(pair: Running, place: Place) -> None:
+def test_a_new_worker_answers_from_the_last_good_state_where_newer_files_do_not_hold(
+    pair: Running, place: Place
+) -> None:
     (place.live / "deployment").write_bytes(b"garbage")
+    lost = pair.workers[0]
+    os.kill(lost, signal.SIGKILL)
+    wait_for(lambda: lost not in pair.workers and is_whole(pair, 2))
+    connections = [pair.connect() for _ in range(4)]
+    assert {ask(connection)["release"] for connection in connections} == {"loans:1"}
+    assert len({record.worker for record in read_records(place.records)}) == 2
+    assert "was refused" in pair.call("GET", "/v2/health/ready")[1]["refused"]
+    place.deploy(place.publish(2), generation=5)
+    wait_for(lambda: {ask(connection)["release"] for connection in connections} == {"loans:2"})
+    for connection in connections:
+        connection.close()
+
+
+def test_a_server_that_starts_anew_answers_from_the_last_good_state(
+    place: Place, start: Callable[..., Running]
+) -> None:
+    place.deploy(place.publish(1))
+    assert start().stop() == 0
+    second = place.publish(2)
+    place.deploy(second)
+    model = place.live / "bundles" / second.digest.removeprefix("sha256:") / "payload" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00")
+    running = start()
+    assert running.predict(good_request())[1]["release"] == "loans:1"
+    assert "was refused" in running.call("GET", "/v2/health/ready")[1]["refused"]
+    assert metric(running, "deployments_refused_total") == 1
+
+
+def test_a_worker_that_cannot_start_stops_nothing(pair: Running, place: Place) -> None:
+    deployment = (place.live / "deployment").read_bytes()
+    (place.live / "deployment").unlink()  # nothing is deployed: no new worker has anything to answer from
     lost, kept = pair.workers
     os.kill(lost, signal.SIGKILL)
     time.sleep(1.5)
     assert kept in pair.workers
     assert pair.predict(good_request())[1]["release"] == "loans:1"
-    place.deploy(place.publish(2), generation=5)
-    wait_for(lambda: is_whole(pair, 2) and pair.predict(good_request())[1]["release"] == "loans:2", 10)
+    (place.live / "deployment").write_bytes(deployment)
+    wait_for(lambda: lost not in pair.workers and is_whole(pair, 2), 10)
 
 
 # --- limits

@@ -3,14 +3,16 @@
 Everything comes from local disk. A file that does not hold is refused and the last good state stands.
 """
 
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from shipworthy.bundle.deployment import ACCESS, DEPLOYMENT, bundle_path, read_access, read_deployment
 from shipworthy.bundle.format import Access, AccessToken, DeployedRelease, Deployment
 from shipworthy.bundle.verify import verify_bundle
-from shipworthy.kernel.errors import IntegrityError, NotFoundError
+from shipworthy.kernel.errors import IntegrityError, NotFoundError, ShipworthyError
 from shipworthy.security.keys import PublicKey, load_public_keys
 from shipworthy.security.vault import Vault
 from shipworthy.serving.runtimes.runtime import Runtime
@@ -46,6 +48,8 @@ def load_live(
     make_runtime: Callable[[bytes], Runtime],
     last: LiveState | None,
     vault: Vault | None = None,
+    *,
+    files: Path | None = None,
 ) -> LiveState:
     """The state that the files on disk describe; releases that `last` holds are not loaded again.
 
@@ -55,6 +59,7 @@ def load_live(
         make_runtime: loads a model.
         last: the state that now answers.
         vault: opens bundles that are sealed, and seals records where a policy asks for it.
+        files: directory of the two files, where it is not `live`.
 
     Raises:
         AccessError: something is or has to be sealed, and the key is not here.
@@ -62,17 +67,18 @@ def load_live(
         IntegrityError: a file is not what its signer wrote, of another environment, or older than what was seen.
     """
     known = load_public_keys(keys)
-    deployment = read_deployment(live, known)
+    files = files or live
+    deployment = read_deployment(files, known)
     if deployment.environment != live.name:
         raise IntegrityError(
-            f"{live / DEPLOYMENT} is of environment {deployment.environment}, not {live.name}.", "swapped"
+            f"{files / DEPLOYMENT} is of environment {deployment.environment}, not {live.name}.", "swapped"
         )
     if not deployment.releases:
-        raise NotFoundError(f"{live / DEPLOYMENT} names no release: nothing is deployed there.")
+        raise NotFoundError(f"{files / DEPLOYMENT} names no release: nothing is deployed there.")
     if last is not None and _goes_back(last.deployment, deployment):
         seen = last.deployment.generation
         raise IntegrityError(
-            f"{live / DEPLOYMENT} has generation {deployment.generation}; {seen} was seen already.", "replayed"
+            f"{files / DEPLOYMENT} has generation {deployment.generation}; {seen} was seen already.", "replayed"
         )
     loaded = {} if last is None else {servable.digest: servable for servable in last.servables}
     servables = tuple(
@@ -80,7 +86,7 @@ def load_live(
     )
     if vault is not None and any(servable.policy.encryption == "at_rest" for servable in servables):
         vault.check_seals()  # now rather than at the first record
-    access = _load_access(live, known, last)
+    access = _load_access(files, live.name, known, last)
     return LiveState(
         deployment=deployment,
         servables=servables,
@@ -115,16 +121,63 @@ def _load(
     return load_servable(bundle, make_runtime)
 
 
-def _load_access(live: Path, keys: Mapping[str, PublicKey], last: LiveState | None) -> Access | None:
+def start_live(
+    live: Path, keys: Path, make_runtime: Callable[[bytes], Runtime], vault: Vault, good: Path
+) -> tuple[LiveState, str | None]:
+    """The state that the files on disk describe, or else the last one that a server of this environment answered from.
+
+    Args:
+        live: `live/ENV`.
+        keys: directory of the public keys to believe.
+        make_runtime: loads a model.
+        vault: opens bundles that are sealed.
+        good: where `keep_good` keeps the files.
+
+    Returns:
+        the state, and why it is not that of the files; None if it is.
+
+    Raises:
+        As `load_live`, if there is no good state either.
+    """
     try:
-        access = read_access(live, keys)
+        return load_live(live, keys, make_runtime, None, vault), None
+    except IntegrityError as error:
+        try:
+            state = load_live(live, keys, make_runtime, None, vault, files=good)
+        except ShipworthyError:
+            raise error from None
+        return state, str(error)
+
+
+def keep_good(live: Path, signature: Signature, good: Path) -> None:
+    """Keep the two files from which a server answers, for one that starts when newer ones do not hold.
+
+    Args:
+        live: `live/ENV`.
+        signature: of the files that were loaded; if they have changed since, nothing is kept.
+        good: where to; made if missing. A disk that refuses costs this copy and nothing else.
+    """
+    with suppress(OSError):
+        good.mkdir(parents=True, exist_ok=True)
+        contents = {name: (live / name).read_bytes() for name in (DEPLOYMENT, ACCESS) if (live / name).exists()}
+        if read_signature(live) != signature:
+            return
+        for name, content in contents.items():
+            draft = good / f".{name}.{os.getpid()}"
+            draft.write_bytes(content)
+            os.replace(draft, good / name)
+
+
+def _load_access(files: Path, environment: str, keys: Mapping[str, PublicKey], last: LiveState | None) -> Access | None:
+    try:
+        access = read_access(files, keys)
     except NotFoundError:
         return None  # nobody may call
-    if access.environment != live.name:
-        raise IntegrityError(f"{live / ACCESS} is of environment {access.environment}, not {live.name}.", "swapped")
+    if access.environment != environment:
+        raise IntegrityError(f"{files / ACCESS} is of environment {access.environment}, not {environment}.", "swapped")
     if last is not None and access.generation < last.access_generation:
         raise IntegrityError(
-            f"{live / ACCESS} has generation {access.generation}; {last.access_generation} was seen already.",
+            f"{files / ACCESS} has generation {access.generation}; {last.access_generation} was seen already.",
             "replayed",
         )
     return access

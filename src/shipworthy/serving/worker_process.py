@@ -24,7 +24,7 @@ from shipworthy.serving.channel import NAME_TAKEN, Sign, tell
 from shipworthy.serving.counters import Counters
 from shipworthy.serving.intake import Intake
 from shipworthy.serving.lane import Lane
-from shipworthy.serving.live import LiveState, Signature, load_live, read_signature
+from shipworthy.serving.live import LiveState, Signature, keep_good, load_live, read_signature, start_live
 from shipworthy.serving.outcomes import OutcomeLog
 from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.protocol import Connection
@@ -39,6 +39,9 @@ POLL_S = 0.05  # a replaced file is noticed within 100 ms
 BEAT_S = 0.05  # between signs of life
 SWEEP_S = 1.0
 DRAIN_S = 10.0  # for answers under way when told to stop
+
+GOOD = ".good"  # below records/ENV, which the server may write: the files that it last answered from
+REFUSED = "a newer deployment or access file was refused"
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -69,8 +72,13 @@ def work(settings: ServerSettings, post: Post, make_runtime: Callable[[bytes], R
     """
     signature = read_signature(Path(settings.live))  # before: what changes while loading is noticed
     vault = Vault(Path(settings.keys) / DATA_KEYS, os.environ)
-    state = load_live(Path(settings.live), Path(settings.keys), make_runtime, None, vault)
-    uvloop.run(_work(settings, post, state, signature, make_runtime, vault))
+    good = Path(settings.records) / GOOD
+    state, refused = start_live(Path(settings.live), Path(settings.keys), make_runtime, vault, good)
+    if refused is None:
+        keep_good(Path(settings.live), signature, good)
+    else:
+        _log.error("refused, the last good state answers: %s", refused)
+    uvloop.run(_work(settings, post, state, signature, make_runtime, vault, is_old=refused is not None))
 
 
 async def _work(
@@ -80,6 +88,8 @@ async def _work(
     signature: Signature,
     make_runtime: Callable[[bytes], Runtime],
     vault: Vault,
+    *,
+    is_old: bool,
 ) -> None:
     loop = asyncio.get_running_loop()
     live = Path(settings.live)
@@ -91,6 +101,9 @@ async def _work(
     path = PredictionPath(loop, writer, counters, names)
     outcomes = _open_outcomes(settings, post.name, loop, counters, vault)
     worker = Worker(settings, post.name, post.run, loop, state, path, counters, time.time, outcomes)
+    if is_old:
+        worker.refused = REFUSED
+        counters.deployments_refused += 1
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -108,7 +121,7 @@ async def _work(
         gc.freeze()
         sign()
         beat = loop.create_task(_beat(worker, intake, sign))
-        watch = loop.create_task(_watch(worker, live, Path(settings.keys), make_runtime, signature, vault))
+        watch = loop.create_task(_watch(worker, settings, make_runtime, signature, vault))
         await stop.wait()
         watch.cancel()
         await _drain(worker, intake)
@@ -157,13 +170,13 @@ async def _beat(worker: Worker, intake: Intake, sign: Callable[[], None]) -> Non
 
 async def _watch(
     worker: Worker,
-    live: Path,
-    keys: Path,
+    settings: ServerSettings,
     make_runtime: Callable[[bytes], Runtime],
     signature: Signature,
     vault: Vault,
 ) -> None:
     """Notice replaced files, load beside, switch between two ticks."""
+    live, keys, good = Path(settings.live), Path(settings.keys), Path(settings.records) / GOOD
     loop = asyncio.get_running_loop()
     loader = Lane("loader")
     while True:
@@ -177,10 +190,11 @@ async def _watch(
         loader.submit(lambda last=last, done=done: _load_beside(loop, live, keys, make_runtime, last, vault, done))  # type: ignore[misc]
         try:
             worker.switch(await done)
+            keep_good(live, signature, good)
             _log.info("generation %s answers", worker.state.deployment.generation)
         except ShipworthyError as error:
             worker.counters.deployments_refused += 1
-            worker.refused = f"a newer deployment or access file was refused ({error.code})"
+            worker.refused = f"{REFUSED} ({error.code})"
             _log.error("refused, the last good state answers: %s", error)
 
 
