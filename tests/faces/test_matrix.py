@@ -143,6 +143,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # what each verb needs to come as far as 
     "control": (),
     "status": (),
     "quality": (),
+    "loadtest": ("--seconds", "1", "--rps", "1"),
     "alerts": (),
     "alerts acknowledge": ("--ack", "a_none"),
     "review list": (),

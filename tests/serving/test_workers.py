@@ -257,6 +257,17 @@ def test_workers_end_with_a_killed_supervisor(pair: Running) -> None:
     wait_for(lambda: not any(exists(pid) for pid in workers))
 
 
+def test_what_a_killed_server_left_is_removed_by_the_next(place: Place, start: Callable[..., Running]) -> None:
+    place.deploy(place.publish(1))
+    running = start()
+    shared = Path((place.records / ".server.lock").read_text())
+    assert sorted(path.name for path in shared.iterdir() if path.suffix != ".tally") == ["meters"]
+    running.stop(signal.SIGKILL)
+    assert shared.exists()
+    assert start().stop() == 0
+    assert not shared.exists()
+
+
 def test_a_second_server_of_the_same_records_is_refused(pair: Running, place: Place, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="another server writes records here; stop it first"):
         start_server(place.settings(), tmp_path / "second")

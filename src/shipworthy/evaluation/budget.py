@@ -125,13 +125,16 @@ def request_documents(contract: Contract, rows: pl.DataFrame) -> Iterator[dict[s
 
 
 @contextmanager
-def served(payload: VerifiedPayload, directory: Path, work: Path) -> Iterator[RunningServer]:
+def served(
+    payload: VerifiedPayload, directory: Path, work: Path, *, workers: int | None = None
+) -> Iterator[RunningServer]:
     """The product's server with this payload, in a process of its own, until the block ends.
 
     Args:
         payload: verified content of `directory`.
         directory: of the payload.
         work: an empty directory for the server's files.
+        workers: of the server; None: as the payload's policy says.
 
     Raises:
         UnavailableError: the server does not start; says its last words.
@@ -144,7 +147,7 @@ def served(payload: VerifiedPayload, directory: Path, work: Path) -> Iterator[Ru
         "keys": str(work / "keys"),
         "port": 0,
         "open": True,
-        "workers": payload.policy.workers,
+        "workers": payload.policy.workers if workers is None else workers,
     }
     environment = dict(os.environ)
     if payload.policy.encryption == "at_rest":  # what it costs is measured too, under keys that are thrown away

@@ -87,6 +87,7 @@ VERBS: Mapping[str, Verb] = {
     # reading
     "status": Verb("read"),
     "quality": Verb("read"),
+    "loadtest": Verb("read"),  # of a server of its own, on the caller's machine
     "alerts": Verb("read"),
     "lineage": Verb("read"),
     "card": Verb("read"),

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,7 @@ STEADY_S = 10.0  # a worker that answered longer is nothing to be wary of
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 30.0  # between workers that do not start, hang or grow; doubled each time
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LOCK = ".server.lock"
+PREFIX = "shipworthy-"
 
 Reason = Literal["crash", "silent", "stuck", "memory"]
 
@@ -117,7 +119,7 @@ class Supervisor:
         """
         guard = _lock(Path(self._settings.records))
         self._listen()
-        self._run = Path(tempfile.mkdtemp(prefix="shipworthy-"))
+        self._run = _make_run(guard)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
         try:
@@ -402,6 +404,19 @@ def resident_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
     except (OSError, IndexError):
         return 0
+
+
+def _make_run(guard: int) -> Path:
+    """A folder for what the workers share; that of a server that was killed is removed, for the lock names it."""
+    before = Path(os.fsdecode(os.pread(guard, os.fstat(guard).st_size, 0)))
+    with suppress(OSError):
+        if before.name.startswith(PREFIX) and before.stat().st_uid == os.geteuid():
+            shutil.rmtree(before)
+    run = Path(tempfile.mkdtemp(prefix=PREFIX))
+    with suppress(OSError):
+        os.ftruncate(guard, 0)
+        os.pwrite(guard, os.fsencode(run), 0)
+    return run
 
 
 def _lock(records: Path) -> int:

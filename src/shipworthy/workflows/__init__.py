@@ -17,6 +17,7 @@ __all__ = [
     "judging",
     "keys",
     "layout",
+    "loadtest",
     "moments",
     "outcomes",
     "overview",

@@ -2,13 +2,14 @@
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from shipworthy.bundle.deployment import bundle_path, read_deployment
 from shipworthy.bundle.format import ColumnBaseline, ContextField, FeatureField, Schema
-from shipworthy.bundle.verify import VerifiedBundle, verify_bundle
+from shipworthy.bundle.verify import VerifiedBundle, VerifiedPayload, verify_bundle
 from shipworthy.kernel.errors import NotFoundError
 from shipworthy.security.keys import load_public_keys
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
@@ -43,6 +44,24 @@ def find_target(project: Project, environment: str) -> Target:
         NotFoundError: nothing is.
         IntegrityError: what is deployed does not hold.
     """
+    bundle = find_bundle(project, environment)
+    policy = bundle.payload.policy
+    return Target(
+        bundle.payload.schema.system,
+        bundle.release,
+        example_request(bundle),
+        policy.workers,
+        policy.worker_memory_bytes,
+    )
+
+
+def find_bundle(project: Project, environment: str) -> VerifiedBundle:
+    """The release that is deployed in `environment`, verified; of several, the first.
+
+    Raises:
+        NotFoundError: nothing is.
+        IntegrityError: what is deployed does not hold.
+    """
     live = project.live(environment)
     keys = load_public_keys(project.public_keys)
     try:
@@ -51,11 +70,7 @@ def find_target(project: Project, environment: str) -> Target:
         raise NotFoundError(f"nothing is deployed in {environment}; run `shipworthy ship` first") from None
     if not deployment.releases:
         raise NotFoundError(f"nothing is deployed in {environment}; run `shipworthy ship` first")
-    bundle = verify_bundle(bundle_path(live, deployment.releases[0].digest), keys, vault=project.vault)
-    policy = bundle.payload.policy
-    return Target(
-        deployment.system, bundle.release, example_request(bundle), policy.workers, policy.worker_memory_bytes
-    )
+    return verify_bundle(bundle_path(live, deployment.releases[0].digest), keys, vault=project.vault)
 
 
 def example_request(bundle: VerifiedBundle) -> dict[str, Any]:
@@ -70,12 +85,24 @@ def example_request(bundle: VerifiedBundle) -> dict[str, Any]:
     middle = _request(payload.schema, lambda field: _middle(field, columns.get(field.name)))
     if _is_answered(decoder, middle):
         return middle
+    return next(_seen_requests(payload, decoder), middle)
+
+
+def example_requests(bundle: VerifiedBundle, count: int) -> list[dict[str, Any]]:
+    """Up to `count` requests of values that training saw, at least one; the same ones each time."""
+    payload = bundle.payload
+    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
+    return list(islice(_seen_requests(payload, decoder), count)) or [example_request(bundle)]
+
+
+def _seen_requests(payload: VerifiedPayload, decoder: RequestDecoder) -> Iterator[dict[str, Any]]:
+    """Requests that are answered, of values that training saw."""
+    columns = {column.name: column for column in payload.baselines.columns}
     chance = random.Random(0)  # noqa: S311 (an example is no secret)
     for _ in range(EXAMPLE_TRIES):
         request = _request(payload.schema, lambda field: _seen(field, columns.get(field.name), chance))
         if _is_answered(decoder, request):
-            return request
-    return middle
+            yield request
 
 
 def _is_answered(decoder: RequestDecoder, request: dict[str, Any]) -> bool:

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Answer predictions from the deployed release."),
     "up": ("up", "Data plane, control plane and console on this machine."),
     "control": ("control", "One step of the control loop: windows, canaries, alerts."),
+    "loadtest": ("loadtest", "Hold the declared peak, and propose workers, memory and cost."),
     "score": ("score", "Score a file with the policy and records of the server."),
     "outcomes": ("outcomes", "Tell what came true of earlier predictions."),
     "status": ("status", "Releases, deployments and what comes next."),
