@@ -406,6 +406,7 @@ def main() -> None:
     servers = {"a constant": [python, "-c", CONSTANT]}
     variants: dict[str, dict[str, Any]] = {
         "sync": {},
+        "sync, 2 workers": {"workers": 2},
         "sync, token": {"open": False},
         "sync, token, TLS": {"open": False, "tls_cert": cert, "tls_key": key},
         "async": {},

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from shipworthy.serving import server, worker_process
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 
-RAISES, NAN, LATE, SHAPE, HANGS, LEAKS, CRASHES = 901.0, 902.0, 903.0, 904.0, 905.0, 906.0, 907.0
+RAISES, NAN, LATE, SHAPE, HANGS, LEAKS, CRASHES, SLOW = 901.0, 902.0, 903.0, 904.0, 905.0, 906.0, 907.0, 908.0
+SLOW_S = 0.005  # for each row
 LEAK_BYTES = 20 * 2**20
 
 
@@ -29,6 +30,8 @@ class FaultyRuntime:
             time.sleep(1.5)
         if HANGS in asked:
             time.sleep(30)
+        if SLOW in asked:
+            time.sleep(SLOW_S * int((matrix[:, 0] == SLOW).sum()))
         if LEAKS in asked:
             self._leaked.append(os.urandom(LEAK_BYTES))
         if CRASHES in asked:

@@ -19,7 +19,8 @@ from shipworthy.serving.answer import Answer, IdMint
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.job import Job, Outcome
-from shipworthy.serving.path import MAX_RUN_ROWS, PathSettings, PredictionPath
+from shipworthy.serving.pace import MAX_RUN_ROWS
+from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.problem import Problem
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.serving.servable import Servable, make_servable

@@ -18,6 +18,7 @@ __all__ = [
     "meters",
     "openapi",
     "outcomes",
+    "pace",
     "path",
     "plain",
     "policy",

@@ -22,13 +22,13 @@ from shipworthy.serving.counters import Counters
 from shipworthy.serving.decode import Sample
 from shipworthy.serving.job import Job, Outcome
 from shipworthy.serving.lane import Lane
+from shipworthy.serving.pace import MAX_RUN_ROWS
 from shipworthy.serving.policy import Decided, decide
 from shipworthy.serving.problem import make_problem
 from shipworthy.serving.reasons import explain
 from shipworthy.serving.recorder import Recorded, Recorder
 from shipworthy.serving.servable import Servable
 
-MAX_RUN_ROWS = 256  # more gains nothing per row and makes batch-mates wait
 MAX_WAITING = 20_000  # jobs between the socket and the model; two full batches
 COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
 SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
@@ -138,8 +138,9 @@ class PredictionPath:
         for job in tick:
             by_release.setdefault(job.servable, []).append(job)
         for servable, jobs in by_release.items():
-            for start in range(0, len(jobs), MAX_RUN_ROWS):
-                self._enqueue(_Batch(servable, jobs[start : start + MAX_RUN_ROWS]))
+            limit = servable.pace.limit
+            for start in range(0, len(jobs), limit):
+                self._enqueue(_Batch(servable, jobs[start : start + limit]))
         self._dispatch()
 
     def _enqueue(self, batch: _Batch) -> None:
@@ -158,7 +159,7 @@ class PredictionPath:
         first = self._waiting.popleft()
         batches, jobs = [first], list(first.jobs)
         while self._waiting and self._waiting[0].servable is first.servable:
-            if len(jobs) + len(self._waiting[0].jobs) > MAX_RUN_ROWS:
+            if len(jobs) + len(self._waiting[0].jobs) > first.servable.pace.limit:
                 break
             batch = self._waiting.popleft()
             batches.append(batch)
@@ -170,14 +171,17 @@ class PredictionPath:
 
     def _run(self, servable: Servable, jobs: list[Job]) -> None:
         live: list[Job] = []
+        began = self._settings.monotonic()
         try:
             results = infer(servable, [job.sample for job in jobs])
+            seconds = self._settings.monotonic() - began
             reasons = _explain(servable, jobs, results)
             live = self._claim(jobs)
             if len(live) < len(jobs):
                 found = dict(zip(jobs, results, strict=True))
                 results = [found[job] for job in live]
             done = self._answer(servable, live, results, reasons)
+            servable.pace.learn(len(jobs), seconds)
         except Exception:  # noqa: BLE001 (a worker loop: logged and answered)
             _log.exception("a run failed")
             problem = make_problem(500, "The request could not be answered; the fault is the server's.")

@@ -1,5 +1,6 @@
 """A release that is loaded: decoder, policy and model in one place, ready to answer."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,10 +11,11 @@ from shipworthy.bundle.verify import VerifiedBundle, VerifiedPayload
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.decode import RequestDecoder
+from shipworthy.serving.pace import MAX_RUN_ROWS, Pace
 from shipworthy.serving.policy import decide
 from shipworthy.serving.runtimes.runtime import Runtime
 
-WARM_ROWS = (1, 256)  # smallest and largest run: allocates what the runtime keeps
+WARM_ROWS = (1, MAX_RUN_ROWS)  # smallest and largest run: allocates what the runtime keeps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +31,7 @@ class Servable:
     decoder: RequestDecoder
     runtime: Runtime
     references: Mapping[str, float | None]  # of each model column, for reasons
+    pace: Pace
     breaker: Breaker = field(default_factory=Breaker)  # kept through switches, as the release is
 
 
@@ -51,7 +54,7 @@ def make_servable(
     """
     decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
     runtime = make_runtime(payload.model)
-    _warm(runtime, payload)
+    pace = _warm(runtime, payload)
     return Servable(
         release=release,
         digest=digest,
@@ -61,18 +64,24 @@ def make_servable(
         policy=payload.policy,
         decoder=decoder,
         runtime=runtime,
+        pace=pace,
         references={column.name: column.reference for column in payload.baselines.columns},
     )
 
 
-def _warm(runtime: Runtime, payload: VerifiedPayload) -> None:
+def _warm(runtime: Runtime, payload: VerifiedPayload) -> Pace:
+    """How fast it is, of runs on the reference row."""
+    pace = Pace(payload.policy.timeout_s)
     references = {column.name: column.reference for column in payload.baselines.columns}
     row = [references.get(name) for name in payload.schema.columns]
     for rows in WARM_ROWS:
         matrix = np.tile(np.array([0.0 if value is None else value for value in row], dtype=np.float32), (rows, 1))
+        began = time.monotonic()
         try:
             outputs = runtime.run(matrix)
         except Exception as error:  # noqa: BLE001 (whatever a model raises: the release is not used)
             raise IntegrityError(f"The payload's model fails on its reference row: {type(error).__name__}.") from None
         if len(decide(payload.policy, outputs, rows).valid) != rows:
             raise IntegrityError("The payload's policy does not fit its model.")
+        pace.learn(rows, time.monotonic() - began)
+    return pace

@@ -26,7 +26,8 @@ from shipworthy.serving.answer import Answer, IdMint, answer_fallback, answer_mo
 from shipworthy.serving.decode import InvalidRequestError, Sample
 from shipworthy.serving.job import Job
 from shipworthy.serving.live import LiveState, load_live
-from shipworthy.serving.path import MAX_RUN_ROWS, infer
+from shipworthy.serving.pace import MAX_RUN_ROWS
+from shipworthy.serving.path import infer
 from shipworthy.serving.router import choose_release, unit_of
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.serving.servable import Servable
