@@ -62,6 +62,32 @@ ROWS = (
         200,
     ),
     Row(
+        "F01 workers",
+        "kill -9 of a worker under load: nothing acknowledged is lost, nobody is refused, the next one answers",
+        (
+            "tests/serving/test_fault_matrix.py::test_workers_killed_at_random_under_load_lose_nothing_that_was_acknowledged",
+        ),
+        200,
+    ),
+    Row(
+        "F09 server",
+        "syncs of two seconds: `sync` refuses soon after the deadline, `async` does not notice",
+        ("tests/serving/test_fault_matrix.py::test_a_slow_disk_refuses_in_time_or_costs_nothing",),
+        10,
+    ),
+    Row(
+        "F12 workers",
+        "a model that hangs in native code: fallback, the other worker answers on, the worker is replaced",
+        ("tests/serving/test_fault_matrix.py::test_a_model_that_hangs_costs_its_worker_which_is_replaced",),
+        20,
+    ),
+    Row(
+        "F15",
+        "a model that leaks: its worker is recycled, no caller sees more than one error a recycle",
+        ("tests/serving/test_fault_matrix.py::test_a_model_that_leaks_is_recycled_before_it_takes_the_machine",),
+        5,
+    ),
+    Row(
         "F02 ledger",
         "power loss at every step of an append: whole or not at all, and the audit passes",
         ("tests/ledger/test_power_loss.py",),

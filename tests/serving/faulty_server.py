@@ -4,15 +4,18 @@ import ctypes
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shipworthy.records.write import LocalDisk
 from shipworthy.serving import server, worker_process
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 
 RAISES, NAN, LATE, SHAPE, HANGS, LEAKS, CRASHES, SLOW = 901.0, 902.0, 903.0, 904.0, 905.0, 906.0, 907.0, 908.0
+HOLDS, INFINITE, OUTSIDE, FEWER = 909.0, 910.0, 911.0, 912.0
 SLOW_S = 0.005  # for each row
 LEAK_BYTES = 20 * 2**20
 
@@ -29,7 +32,9 @@ class FaultyRuntime:
         if LATE in asked:
             time.sleep(1.5)
         if HANGS in asked:
-            time.sleep(30)
+            time.sleep(30)  # as native code that lets go of the interpreter
+        if HOLDS in asked:
+            ctypes.PyDLL(None).sleep(30)  # as native code that does not
         if SLOW in asked:
             time.sleep(SLOW_S * int((matrix[:, 0] == SLOW).sum()))
         if LEAKS in asked:
@@ -39,11 +44,24 @@ class FaultyRuntime:
         outputs = self._inner.run(matrix)
         if SHAPE in asked:
             return outputs[:, :1]
+        if FEWER in asked:
+            return outputs[:-1]
         outputs[matrix[:, 0] == NAN] = np.nan
+        outputs[matrix[:, 0] == INFINITE] = np.inf
+        outputs[matrix[:, 0] == OUTSIDE] = (-0.5, 1.5)
         return outputs
+
+
+class SlowDisk(LocalDisk):
+    """A disk whose syncs take two seconds once a file says so."""
+
+    def sync(self, descriptor: int) -> None:
+        if Path(os.environ.get("SLOW_DISK", "/nowhere")).exists():
+            time.sleep(2)
+        super().sync(descriptor)
 
 
 if __name__ == "__main__":
     if "--line" in sys.argv:
-        sys.exit(worker_process.main(FaultyRuntime))
+        sys.exit(worker_process.main(FaultyRuntime, SlowDisk()))
     sys.exit(server.main([__file__]))

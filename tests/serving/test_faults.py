@@ -20,7 +20,7 @@ from shipworthy.records.read import read_records
 from shipworthy.serving.breaker import REST_S
 from tests.conftest import Seen
 from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy
-from tests.serving.faulty_server import HANGS, LATE, NAN, RAISES, SHAPE
+from tests.serving.faulty_server import FEWER, HANGS, INFINITE, LATE, NAN, OUTSIDE, RAISES, SHAPE
 
 FAULTY = Path(__file__).with_name("faulty_server.py")
 KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "0")) or 3
@@ -37,7 +37,10 @@ def faulty(place: Place, start: Callable[..., Running]) -> Running:
     [
         (RAISES, "the model failed"),
         (NAN, "the model gave no usable output"),
+        (INFINITE, "the model gave no usable output"),
+        (OUTSIDE, "the model gave no usable output"),
         (SHAPE, "the model gave no usable output"),
+        (FEWER, "the model gave no usable output"),
         (LATE, "the model was late"),
     ],
 )

@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError
-from shipworthy.records.write import SegmentWriter
+from shipworthy.records.write import Disk, SegmentWriter
 from shipworthy.security.vault import DATA_KEYS, Vault
 from shipworthy.serving.channel import NAME_TAKEN, Sign, tell
 from shipworthy.serving.counters import Counters
@@ -55,13 +55,19 @@ class Post:
     run: Path
 
 
-def work(settings: ServerSettings, post: Post, make_runtime: Callable[[bytes], Runtime] = OnnxRuntime) -> None:
+def work(
+    settings: ServerSettings,
+    post: Post,
+    make_runtime: Callable[[bytes], Runtime] = OnnxRuntime,
+    disk: Disk | None = None,
+) -> None:
     """Answer what the supervisor hands down until told to stop; blocks.
 
     Args:
         settings: of the server.
         post: of this worker.
         make_runtime: loads a model.
+        disk: where records are written.
 
     Raises:
         UsageError, AccessError: the certificate is not right, or there is no key.
@@ -78,7 +84,19 @@ def work(settings: ServerSettings, post: Post, make_runtime: Callable[[bytes], R
         keep_good(Path(settings.live), signature, good)
     else:
         _log.error("refused, the last good state answers: %s", refused)
-    uvloop.run(_work(settings, post, state, signature, make_runtime, vault, is_old=refused is not None))
+    writer = SegmentWriter(
+        Path(settings.records),
+        Path(settings.live).name,
+        post.name,
+        now=time.time,
+        monotonic=time.monotonic,
+        disk=disk,
+        vault=vault,
+    )
+    try:
+        uvloop.run(_work(settings, post, state, signature, make_runtime, writer, vault, is_old=refused is not None))
+    finally:
+        writer.close()
 
 
 async def _work(
@@ -87,15 +105,13 @@ async def _work(
     state: LiveState,
     signature: Signature,
     make_runtime: Callable[[bytes], Runtime],
+    writer: SegmentWriter,
     vault: Vault,
     *,
     is_old: bool,
 ) -> None:
     loop = asyncio.get_running_loop()
     live = Path(settings.live)
-    writer = SegmentWriter(
-        Path(settings.records), live.name, post.name, now=time.time, monotonic=time.monotonic, vault=vault
-    )
     counters = Counters()
     names = PathSettings(live.name, post.name, time.time, time.monotonic, os.urandom)
     path = PredictionPath(loop, writer, counters, names)
@@ -114,24 +130,21 @@ async def _work(
     accept = partial(Connection, worker, time.monotonic)
     handshake_s = settings.receive_timeout_s
     intake = Intake(loop, post.line, accept, settings.binding.tls, time.time, handshake_s, sign, stop.set)
-    try:
-        intake.open()
-        worker.certificate_expires = intake.expires
-        gc.collect()
-        gc.freeze()
-        sign()
-        beat = loop.create_task(_beat(worker, intake, sign))
-        watch = loop.create_task(_watch(worker, settings, make_runtime, signature, vault))
-        await stop.wait()
-        watch.cancel()
-        await _drain(worker, intake)
-        beat.cancel()
-        path.stop(1.0)
-        if outcomes is not None:
-            outcomes.close()
-        worker.leave_tally()
-    finally:
-        writer.close()
+    intake.open()
+    worker.certificate_expires = intake.expires
+    gc.collect()
+    gc.freeze()
+    sign()
+    beat = loop.create_task(_beat(worker, intake, sign))
+    watch = loop.create_task(_watch(worker, settings, make_runtime, signature, vault))
+    await stop.wait()
+    watch.cancel()
+    await _drain(worker, intake)
+    beat.cancel()
+    path.stop(1.0)
+    if outcomes is not None:
+        outcomes.close()
+    worker.leave_tally()
 
 
 def _open_outcomes(
@@ -233,8 +246,13 @@ async def _drain(worker: Worker, intake: Intake) -> None:
         connection.abort()
 
 
-def main(make_runtime: Callable[[bytes], Runtime] | None = None) -> int:
-    """Run one worker, as the supervisor starts it."""
+def main(make_runtime: Callable[[bytes], Runtime] | None = None, disk: Disk | None = None) -> int:
+    """Run one worker, as the supervisor starts it.
+
+    Args:
+        make_runtime: loads a model; None: as the settings say.
+        disk: where records are written; None: this machine's.
+    """
     parser = argparse.ArgumentParser(prog="python -m shipworthy.serving.worker_process")
     parser.add_argument("--settings", required=True, help="ServerSettings as JSON")
     parser.add_argument("--name", required=True, help="of this worker")
@@ -246,7 +264,7 @@ def main(make_runtime: Callable[[bytes], Runtime] | None = None) -> int:
     line.setblocking(False)
     settings = msgspec.json.decode(arguments.settings, type=ServerSettings)
     try:
-        work(settings, Post(arguments.name, line, arguments.run), make_runtime or _runtime(settings))
+        work(settings, Post(arguments.name, line, arguments.run), make_runtime or _runtime(settings), disk)
     except ConflictError as error:
         sys.stderr.write(f"{error}\n")
         return NAME_TAKEN
