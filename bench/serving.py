@@ -347,10 +347,11 @@ def press(port: int, request: bytes, connections: int, seconds: float, tls: bool
     return found["requests"] / found["us"] * 1e6, found["p50"] / 1e6, found["p99"] / 1e6
 
 
-def measure(command: list[str], request: bytes, seconds: float) -> tuple[dict[int, Result], float, float]:
-    cores = split_cores()
+def measure(
+    command: list[str], request: bytes, seconds: float, cores: set[int] | None
+) -> tuple[dict[int, Result], float, float]:
     if cores is not None:
-        command = ["taskset", "-c", str(min(cores[0])), *command]
+        command = ["taskset", "-c", ",".join(map(str, cores)), *command]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -423,10 +424,11 @@ def main() -> None:
         servers[MLSERVER_NAME] = [arguments.mlserver, "-c", START_MLSERVER, make_mlserver(root / "mlserver", model)]
     servers = {name: command for name, command in servers.items() if arguments.only in name}
     cores = split_cores()
+    of_server = None if cores is None else cores[0]
     if cores is not None:
         os.sched_setaffinity(0, cores[1])
     rounds = [
-        {name: measure(command, requests.get(name, request), seconds) for name, command in servers.items()}
+        {name: measure(command, requests.get(name, request), seconds, of_server) for name, command in servers.items()}
         for _ in range(arguments.rounds)
     ]
     shutil.rmtree(root)
