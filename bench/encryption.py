@@ -72,9 +72,13 @@ def serving(root: Path, seconds: float, rounds: int) -> None:
                 sys.executable, "-m", "shipworthy.serving.server", "--settings", settings_text
             ]  # fmt: skip
     cores = split_cores()
+    of_server = None if cores is None else cores[0]
     if cores is not None:
         os.sched_setaffinity(0, cores[1])
-    runs = [{key: measure(command, request, seconds)[0] for key, command in commands.items()} for _ in range(rounds)]
+    runs = [
+        {key: measure(command, request, seconds, of_server)[0] for key, command in commands.items()}
+        for _ in range(rounds)
+    ]
     for durability in ("sync", "async"):
         for connections in CONNECTIONS:
             plain, sealed = (

@@ -222,6 +222,11 @@ ROWS = (
         every=True,
     ),
     Row(
+        "F24",
+        "five times what the model can do: refused at once, the admitted answered by the model, none at the deadline",
+        ("tests/serving/test_admission.py",),
+    ),
+    Row(
         "F25",
         "slow, huge, malformed and smuggled requests: refused, bounded, and others are answered",
         ("tests/serving/test_hostile.py",),

@@ -1,5 +1,6 @@
 """A tiny signed release, deployed on disk, and the real server in its own process."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -275,8 +276,11 @@ class Running:
         return sum(int(line.split()[1]) for line in lines) / 1024
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        """End the server; by SIGKILL, supervisor and workers alike."""
+        workers = self.workers if number == signal.SIGKILL and self.process.poll() is None else []
+        for pid in (self.process.pid, *workers) if self.process.poll() is None else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         code = self.process.wait(15)
         if self.process.stdout is not None:
             self.process.stdout.close()

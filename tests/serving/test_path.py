@@ -92,7 +92,7 @@ def run_jobs(
             path.submit(Job(chosen, sample, time.monotonic(), future.set_result))
             futures.append(future)
         outcomes = list(await asyncio.wait_for(asyncio.gather(*futures), 10))
-        assert path.open_jobs == 0
+        assert path.admission.open_rows == 0
         await asyncio.sleep(0.05)
         path.stop(3)
         writer.close()

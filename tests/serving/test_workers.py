@@ -253,7 +253,7 @@ def test_a_stopped_server_lets_every_worker_drain(pair: Running, place: Place) -
 
 def test_workers_end_with_a_killed_supervisor(pair: Running) -> None:
     workers = pair.workers
-    pair.stop(signal.SIGKILL)
+    pair.process.kill()
     wait_for(lambda: not any(exists(pid) for pid in workers))
 
 

@@ -2,6 +2,7 @@
 the decision policy, a record before the answer. Imports nothing heavy and needs no database to start or go on."""
 
 __all__ = [
+    "admission",
     "answer",
     "audit_watch",
     "breaker",

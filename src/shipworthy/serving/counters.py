@@ -30,6 +30,7 @@ class Counters:
         self.records_refused = 0
         self.outcomes = 0
         self.deployments_refused = 0
+        self.overloaded = 0
         self.connections = 0
 
     def observe(self, seconds: float) -> None:
@@ -61,6 +62,7 @@ class Counters:
             records_refused=self.records_refused,
             outcomes=self.outcomes,
             deployments_refused=self.deployments_refused,
+            overloaded=self.overloaded,
             connections=self.connections,
             is_ready=is_ready,
             workers=1,
@@ -112,6 +114,7 @@ def render_metrics(
         ("records_refused_total", "counter", "Requests refused because their record was.", tally.records_refused),
         ("outcomes_total", "counter", "Outcomes written.", tally.outcomes),
         ("deployments_refused_total", "counter", "Deployment or access files refused.", tally.deployments_refused),
+        ("overloaded_total", "counter", "Requests refused because they would wait too long.", tally.overloaded),
         ("connections", "gauge", "Open connections.", tally.connections),
         ("workers", "gauge", "Workers that answer.", tally.workers),
         ("deployment_generation", "gauge", "Generation of the deployment that answers.", generation),

@@ -121,11 +121,11 @@ class InferenceEndpoint:
         except InvalidRequestError as error:
             refuse_inference(exchange, problem_of(error))
             return
-        if not self._path.admit(len(items)):
+        if not self._path.admit(len(items), is_list=len(items) > 1):
             refuse_inference(exchange, make_problem(503, "Too many predictions are waiting; try again later."))
             return
         if (refused := self._charge(exchange, len(items))) is not None:
-            self._path.give_back(len(items))
+            self._path.give_back(len(items), is_list=len(items) > 1)
             refuse_inference(exchange, make_problem(refused.status, refused.detail), refused.headers)
             return
         choose = partial(self._choose, version=version)  # type: ignore[call-arg]
@@ -150,6 +150,7 @@ class _InferenceRequest:
         self._exchange = exchange
         self._request = request
         self._items = items
+        self._is_list = len(items) > 1
         self._wanted = wanted
         self._policy = policy
         self._servable: Servable | None = None
@@ -167,10 +168,10 @@ class _InferenceRequest:
                 servable, sample = self._choose(self._items[place])
             except InvalidRequestError as error:
                 if not self._partial:
-                    self._path.give_back(self._left)
+                    self._path.give_back(self._left, is_list=self._is_list)
                     refuse_inference(self._exchange, _at_row(problem_of(error), place, len(self._items)))
                     return
-                self._path.give_back(1)
+                self._path.give_back(1, is_list=self._is_list)
                 self._outcomes[place] = problem_of(error)
                 self._left -= 1
                 continue
@@ -182,7 +183,9 @@ class _InferenceRequest:
         if self._left == 0:
             self._finish()
         for place, servable, sample in self._samples:
-            self._path.submit(Job(servable, sample, self._exchange.arrived, partial(self._take, place)))
+            self._path.submit(
+                Job(servable, sample, self._exchange.arrived, partial(self._take, place), is_list=self._is_list)
+            )
 
     def _take(self, place: int, outcome: Outcome) -> None:
         self._outcomes[place] = outcome

@@ -19,5 +19,6 @@ class Job(msgspec.Struct, eq=False):
     sample: Sample
     arrived: float  # monotonic seconds
     deliver: Callable[[Outcome], None]  # called once, in the loop
+    is_list: bool = False  # one row of a list
     claimed: bool = False  # by the model thread or the deadline, under the lock
     answered: bool = False  # only the loop touches it

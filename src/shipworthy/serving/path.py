@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from shipworthy.records.write import SegmentWriter
+from shipworthy.serving.admission import Admission
 from shipworthy.serving.answer import Answer, IdMint, Reasons, answer_fallback, answer_model
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters
@@ -29,7 +30,6 @@ from shipworthy.serving.reasons import explain
 from shipworthy.serving.recorder import Recorded, Recorder
 from shipworthy.serving.servable import Servable
 
-MAX_WAITING = 20_000  # jobs between the socket and the model; two full batches
 COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
 SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
 FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
@@ -91,23 +91,23 @@ class PredictionPath:
         self._running: list[_Batch] = []
         self._late_since: float | None = None
         self._unsynced = False
-        self.open_jobs = 0
+        self.admission = Admission()
 
     @property
     def late_s(self) -> float:
         """How long the run under way is late; 0 if it is not."""
         return 0.0 if self._late_since is None else self._loop.time() - self._late_since
 
-    def admit(self, rows: int) -> bool:
-        """Reserve places for `rows` jobs; each is then submitted or given back. False if there are not as many."""
-        if self.open_jobs + rows > MAX_WAITING:
-            return False
-        self.open_jobs += rows
-        return True
+    def admit(self, rows: int, *, is_list: bool = False) -> bool:
+        """Reserve places for `rows` jobs; each is then submitted or given back. False if they would wait too long."""
+        if self.admission.admit(rows, is_list=is_list):
+            return True
+        self._counters.overloaded += 1
+        return False
 
-    def give_back(self, rows: int) -> None:
+    def give_back(self, rows: int, *, is_list: bool = False) -> None:
         """Free places that no job takes."""
-        self.open_jobs -= rows
+        self.admission.release(rows, is_list=is_list)
 
     def submit(self, job: Job) -> None:
         """Take an admitted job into this tick's run."""
@@ -186,7 +186,8 @@ class PredictionPath:
             _log.exception("a run failed")
             problem = make_problem(500, "The request could not be answered; the fault is the server's.")
             done = _Done([(job, problem) for job in (*live, *self._claim(jobs))], [], Recorded(), 0)
-        self._loop.call_soon_threadsafe(self._finish_run, servable, done, len(jobs))
+        took = self._settings.monotonic() - began
+        self._loop.call_soon_threadsafe(self._finish_run, servable, done, len(jobs), took)
 
     def _claim(self, jobs: Sequence[Job]) -> list[Job]:
         with self._claims:
@@ -222,9 +223,10 @@ class PredictionPath:
 
     # --- in the loop
 
-    def _finish_run(self, servable: Servable, done: _Done, rows: int) -> None:
+    def _finish_run(self, servable: Servable, done: _Done, rows: int, took: float) -> None:
         batches, self._running = self._running, []
         self._late_since = None
+        self.admission.learn(rows=rows, seconds=took, timeout_s=servable.policy.timeout_s)
         self._judge(servable.breaker, done.good, len(done.causes))
         self._counters.runs += 1
         self._counters.run_rows += rows
@@ -262,7 +264,7 @@ class PredictionPath:
             if job.answered:
                 continue
             job.answered = True
-            self.open_jobs -= 1
+            self.admission.release(1, is_list=job.is_list)
             if isinstance(outcome, Answer):
                 counters.answers[outcome.source, outcome.handling] += 1
                 counters.observe(clock - job.arrived)

@@ -78,12 +78,12 @@ class PlainEndpoint:
             return
         if len(items) > MAX_ROWS:
             exchange.refuse(make_problem(413, f"A list has at most {MAX_ROWS} requests; this one has {len(items)}."))
-        elif not self._path.admit(len(items)):
+        elif not self._path.admit(len(items), is_list=True):
             exchange.refuse(make_problem(503, "Too many predictions are waiting; try again later."))
         elif not items:
             exchange.respond(200, b"[]")
         elif (refused := self._charge(exchange, len(items))) is not None:
-            self._path.give_back(len(items))
+            self._path.give_back(len(items), is_list=True)
             exchange.refuse(make_problem(refused.status, refused.detail), refused.headers)
         else:
             _ListRequest(self._path, self._choose, self._call_soon, exchange, items).step()
@@ -113,10 +113,10 @@ class _ListRequest:
             try:
                 servable, sample = self._choose(bytes(self._items[place]))
             except InvalidRequestError as error:
-                self._path.give_back(1)
+                self._path.give_back(1, is_list=True)
                 self._take(place, problem_of(error))
                 continue
-            self._path.submit(Job(servable, sample, self._exchange.arrived, partial(self._take, place)))
+            self._path.submit(Job(servable, sample, self._exchange.arrived, partial(self._take, place), is_list=True))
         if self._next < len(self._items):
             self._call_soon(self.step)
 

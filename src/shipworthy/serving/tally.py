@@ -34,6 +34,7 @@ class Tally(msgspec.Struct, kw_only=True, omit_defaults=True):
     records_refused: int = 0
     outcomes: int = 0
     deployments_refused: int = 0
+    overloaded: int = 0
 
     connections: int = 0
     breaker_open: dict[str, bool] = {}  # by release
@@ -52,6 +53,7 @@ _SUMMED = (
     "records_refused",
     "outcomes",
     "deployments_refused",
+    "overloaded",
     "connections",
     "workers",
 )
