@@ -278,10 +278,12 @@ class Running:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the server; by SIGKILL, supervisor and workers alike."""
         workers = self.workers if number == signal.SIGKILL and self.process.poll() is None else []
-        for pid in (self.process.pid, *workers) if self.process.poll() is None else ():
+        for pid in (self.process.pid, *workers) if self.process.returncode is None else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         code = self.process.wait(15)
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+            time.sleep(0.001)
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code
