@@ -121,10 +121,10 @@ def test_paths_and_methods_that_do_not_exist_are_refused(server: Running) -> Non
     assert status == 415
     status, _, _ = server.call("POST", f"/v1/systems/{SYSTEM}/predict", b"x", {"content-encoding": "gzip"})
     assert status == 415
-    path, headers = f"/v2/models/{SYSTEM}/infer", {"inference-header-content-length": "1"}
-    status, document, _ = server.call("POST", path, b"{}", headers)
+    header = {"inference-header-content-length": "2"}
+    status, document, _ = server.call("POST", f"/v1/systems/{SYSTEM}/predict", b"{}", header)
     assert status == 400
-    assert "binary data extension" in document["detail"]
+    assert "for inference requests alone" in document["detail"]
 
 
 def test_health_and_metrics_tell_what_is_served(server: Running) -> None:

@@ -47,13 +47,14 @@ def test_the_python_clients_of_the_guide_get_answers(
     said = []
     with serving(project) as server:
         monkeypatch.setenv("SHIPWORTHY_TOKEN", server.ready["token"])
-        for block in blocks("client.md", "python"):
+        for block in [*blocks("client.md", "python"), *blocks("serving.md", "python")]:
             names: dict[str, Any] = {"__name__": "guide"}
-            exec(block.replace("http://127.0.0.1:8080", server.ready["address"]), names)  # noqa: S102
+            exec(block.replace("127.0.0.1:8080", server.ready["address"].partition("//")[2]), names)  # noqa: S102
             if "client" in names:
                 names["client"].close()
             said.append(capsys.readouterr().out.splitlines())
-    with_threads, with_asyncio, refused = said
+    with_threads, with_asyncio, refused, with_triton = said
     assert with_threads[0].split()[0] in {"approve", "refer"}
     assert with_asyncio[0] in {"approve", "refer"}
     assert [line.partition(":")[0] for line in refused] == ["inputs.income", "inputs.purpose"]
+    assert with_triton[0].count("'") == 4  # two decisions

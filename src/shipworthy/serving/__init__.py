@@ -34,6 +34,7 @@ __all__ = [
     "settings",
     "supervisor",
     "tally",
+    "tensors",
     "values",
     "worker",
     "worker_process",

@@ -1,5 +1,6 @@
-"""The Open Inference Protocol, version 2, over JSON: one tensor for each feature, shape [n] or [n, 1].
+"""The Open Inference Protocol, version 2, over HTTP: a tensor for each feature, shape [n] or [n, 1], as JSON or bytes.
 
+Where all features are numbers, one tensor of shape [n, features] in the schema's order will do, under any other name.
 Context may come as tensors of its columns' names, or in `parameters.context`; `parameters.id` (one row) or
 `parameters.ids` are idempotency keys; `parameters.partial` lets good rows be answered when others are bad.
 """
@@ -19,8 +20,11 @@ from shipworthy.serving.plain import MAX_ROWS, SLICE_ROWS, Charge, problem_of
 from shipworthy.serving.problem import FieldProblem, Problem, make_problem
 from shipworthy.serving.protocol import Exchange
 from shipworthy.serving.servable import Servable
+from shipworthy.serving.tensors import read_tensor, write_tensor
 
 PLATFORM = "onnxruntime_onnx"
+LENGTH_HEADER = b"inference-header-content-length"
+TENSOR_MEDIA = b"application/octet-stream"
 DATATYPES: Mapping[Kind, str] = {
     "float": "FP64",
     "int": "INT64",
@@ -48,7 +52,7 @@ class Tensor(msgspec.Struct, kw_only=True, omit_defaults=True):
     name: str
     datatype: str
     shape: list[int]
-    data: list[Any]
+    data: list[Any] | msgspec.UnsetType = msgspec.UNSET  # not of tensors whose values come as bytes
     parameters: dict[str, Any] = {}
 
 
@@ -115,7 +119,7 @@ class InferenceEndpoint:
     def infer(self, policy: Policy, schema: Schema, version: str | None, exchange: Exchange, body: bytes) -> None:
         """Answer one request of tensors."""
         try:
-            request = _read_request(body)
+            request = _read_request(exchange.headers.get(LENGTH_HEADER), body)
             wanted = _wanted_outputs(request, policy)
             items = _rows(request, schema)
         except InvalidRequestError as error:
@@ -203,12 +207,19 @@ class _InferenceRequest:
         if self._partial:
             statuses = ["ok" if isinstance(outcome, Answer) else _flat(outcome) for outcome in outcomes]
             outputs.append(Tensor(name="status", datatype="BYTES", shape=[len(outcomes)], data=statuses))
+        binary = _binary_outputs(self._request)
+        contents = [_move_to_bytes(tensor) for tensor in outputs if binary(tensor.name)]
         document: dict[str, Any] = {"outputs": outputs}
         if self._servable is not None:
             document |= {"model_name": self._servable.system, "model_version": self._servable.version}
         if self._request.id is not None:
             document["id"] = self._request.id
-        self._exchange.respond(200, _encode(document))
+        head = _encode(document)
+        if not contents:
+            self._exchange.respond(200, head)
+            return
+        length = b"%b: %d\r\n" % (LENGTH_HEADER, len(head))
+        self._exchange.respond(200, b"".join([head, *contents]), TENSOR_MEDIA, length)
 
 
 def refuse_inference(exchange: Exchange, problem: Problem, extra: bytes = b"") -> None:
@@ -229,14 +240,69 @@ def _at_row(problem: Problem, place: int, rows: int) -> Problem:
     return msgspec.structs.replace(problem, detail=f"Row {place}: {problem.detail}")
 
 
-def _read_request(body: bytes) -> InferRequest:
+def _read_request(length: bytes | None, body: bytes) -> InferRequest:
+    """The request, with the values of every tensor.
+
+    Args:
+        length: of the JSON document at the beginning of the body; None: it is all of it.
+        body: as it came.
+    """
+    head, rest = body, memoryview(b"")
+    if length is not None:
+        if not length.isdigit() or not 0 < int(length) <= len(body):
+            raise InvalidRequestError(
+                400, f"The header {LENGTH_HEADER.decode()} must be the length of the JSON document in the body."
+            )
+        head, rest = body[: int(length)], memoryview(body)[int(length) :]
     try:
-        return msgspec.json.decode(body, type=InferRequest)
+        request = msgspec.json.decode(head, type=InferRequest)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(400, f"The body is not an inference request: {error}.") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        parse_strictly(body)
+        parse_strictly(head)
         raise InvalidRequestError(400, "The body is not JSON.") from None
+    _fill(request.inputs, rest)
+    return request
+
+
+def _fill(tensors: Sequence[Tensor], rest: memoryview) -> None:
+    """Give the tensors their values out of the bytes behind the document, in their order."""
+    problems = []
+    for tensor in tensors:
+        field = f"inputs.{tensor.name}"[:80]
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            if tensor.data is msgspec.UNSET:
+                problems.append(FieldProblem(field, "`data`, or `parameters.binary_data_size` and as many bytes"))
+        elif tensor.data is not msgspec.UNSET:
+            problems.append(FieldProblem(field, "`data` or `parameters.binary_data_size`, not both"))
+        elif type(size) is not int or not 0 <= size <= len(rest):
+            problems.append(FieldProblem(field, f"a binary_data_size of 0 to {len(rest)}, the bytes that are left"))
+        else:
+            content, rest = rest[:size], rest[size:]
+            try:
+                tensor.data = read_tensor(content, tensor.datatype, tensor.shape)
+            except ValueError as error:
+                problems.append(FieldProblem(field, str(error)))
+    if not problems and len(rest):
+        problems.append(FieldProblem("inputs", f"no more bytes than the tensors have; {len(rest)} follow them"))
+    if problems:
+        raise InvalidRequestError(400, "The tensors cannot be read.", problems)
+
+
+def _binary_outputs(request: InferRequest) -> Callable[[str], bool]:
+    """Whether an output is to be answered as bytes: as it says itself, or else as the request says for all."""
+    default = request.parameters.get("binary_data_output") is True
+    own = {str(output.get("name")): output.get("parameters") or {} for output in request.outputs or ()}
+    return lambda name: own.get(name, {}).get("binary_data", default) is True
+
+
+def _move_to_bytes(tensor: Tensor) -> bytes:
+    """The tensor's values, which then are not in the document."""
+    content = write_tensor([] if tensor.data is msgspec.UNSET else tensor.data, tensor.datatype)
+    tensor.data = msgspec.UNSET
+    tensor.parameters = {"binary_data_size": len(content)}
+    return content
 
 
 def _wanted_outputs(request: InferRequest, policy: Policy) -> Sequence[str]:
@@ -254,6 +320,7 @@ def _rows(request: InferRequest, schema: Schema) -> list[dict[str, Any]]:
     """The request's rows as plain request objects."""
     kinds: dict[str, Kind] = {field.name: field.kind for field in schema.features}
     contexts: dict[str, Kind] = {field.name: field.kind for field in schema.context}
+    request.inputs = _parted(request.inputs, schema)
     names = [tensor.name for tensor in request.inputs]
     problems = [FieldProblem(f"inputs.{name}"[:80], "each input once") for name in {*names} if names.count(name) > 1]
     columns: dict[str, list[Any]] = {}
@@ -283,8 +350,29 @@ def _rows(request: InferRequest, schema: Schema) -> list[dict[str, Any]]:
     ]
 
 
+def _parted(tensors: list[Tensor], schema: Schema) -> list[Tensor]:
+    """One tensor for each feature, where all come in a single one of numbers."""
+    names = [field.name for field in schema.features]
+    if len(tensors) != 1 or tensors[0].name in names or any(f.kind not in ("float", "int") for f in schema.features):
+        return tensors
+    (tensor,) = tensors
+    data = tensor.data or []
+    if data and isinstance(data[0], list):
+        data = [value for row in data for value in row] if all(isinstance(row, list) for row in data) else data
+    if len(tensor.shape) != 2 or tensor.shape[1] != len(names) or len(data) != tensor.shape[0] * len(names):
+        shape = f"a shape of [n, {len(names)}], or one tensor for each of {', '.join(names)}"
+        raise InvalidRequestError(
+            400, "The tensors cannot be read.", [FieldProblem(f"inputs.{tensor.name}"[:80], shape[:1000])]
+        )
+    columns = [data[place :: len(names)] for place in range(len(names))]
+    return [
+        Tensor(name=field.name, datatype=DATATYPES[field.kind], shape=[len(column)], data=column)
+        for field, column in zip(schema.features, columns, strict=True)
+    ]
+
+
 def _column(tensor: Tensor, kind: Kind | None) -> list[Any]:
-    data = tensor.data
+    data = tensor.data or []
     if data and isinstance(data[0], list):
         if any(not isinstance(item, list) or len(item) != 1 for item in data):
             raise ValueError("data of shape [n] or [n, 1]")

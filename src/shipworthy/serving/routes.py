@@ -12,6 +12,8 @@ from shipworthy.serving.protocol import Exchange, Handler
 
 MAX_SWALLOWED_BYTES = 64 * 1024  # of a refused request's body, so that its connection can live on
 NO_BODY_BYTES = 0
+JSON = frozenset({b"application/json"})
+TENSORS = frozenset({b"application/json", b"application/octet-stream"})  # a JSON document, and bytes behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Route:
     handler: Handler
     access: Access
     body_bytes: int = NO_BODY_BYTES
+    takes_tensors: bool = False  # its body may be tensors in the binary form
 
 
 RouteTable = Mapping[bytes, Mapping[bytes, Route]]
@@ -45,17 +48,18 @@ def find_route(table: RouteTable, exchange: Exchange, gate: Gate) -> tuple[Handl
         return _refusal(405, f"Allowed: {allowed.decode()}.", b"allow: " + allowed + b"\r\n")
     if (refused := gate.check_caller(exchange, route.access)) is not None:
         return _refusal(refused.status, refused.detail, refused.headers)
-    if route.body_bytes and not _is_json(exchange.headers.get(b"content-type", b"application/json")):
+    has_tensors = b"inference-header-content-length" in exchange.headers
+    if has_tensors and not route.takes_tensors:
+        return _refusal(400, "The header inference-header-content-length is for inference requests alone.")
+    if route.body_bytes and not _is_media(exchange.headers.get(b"content-type"), TENSORS if has_tensors else JSON):
         return _refusal(415, "Send the body as application/json.")
     if route.body_bytes and exchange.headers.get(b"content-encoding", b"identity").lower() != b"identity":
         return _refusal(415, "Send the body as it is, without compression.")
-    if b"inference-header-content-length" in exchange.headers:
-        return _refusal(400, "Tensors come as JSON here: send them without the binary data extension.")
     return route.handler, route.body_bytes or MAX_SWALLOWED_BYTES
 
 
-def _is_json(media: bytes) -> bool:
-    return media.partition(b";")[0].strip().lower() == b"application/json"
+def _is_media(media: bytes | None, known: frozenset[bytes]) -> bool:
+    return media is None or media.partition(b";")[0].strip().lower() in known
 
 
 def _refusal(status: int, detail: str, extra: bytes = b"") -> tuple[Handler, int]:

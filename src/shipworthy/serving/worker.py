@@ -48,7 +48,7 @@ TALLIES_S = 0.25  # to wait for those of the other workers; each looks every 50 
 LOOK_S = 0.01  # between looks for them
 MAX_HELD_BYTES = 48 * 2**20  # of bodies being received, all connections together
 
-_SERVER = msgspec.json.encode({"name": "shipworthy", "version": __version__, "extensions": []})
+_SERVER = msgspec.json.encode({"name": "shipworthy", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 class Worker:
@@ -129,7 +129,7 @@ class Worker:
             infer = partial(inference.infer, servable.policy, servable.schema, version)
             table[base.encode()] = {b"GET": Route(described, "predict")}
             table[f"{base}/ready".encode()] = {b"GET": Route(self._model_ready, "public")}
-            table[f"{base}/infer".encode()] = {b"POST": Route(infer, "predict", MAX_BATCH_BYTES)}
+            table[f"{base}/infer".encode()] = {b"POST": Route(infer, "predict", MAX_BATCH_BYTES, takes_tensors=True)}
         return table
 
     def _outcomes_route(self, primary: Servable) -> Route:
