@@ -282,11 +282,19 @@ class Running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         code = self.process.wait(15)
-        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        while any(is_alive(pid) for pid in workers):
             time.sleep(0.001)
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended may be listed until whoever inherited it takes note."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def start_server(settings: ServerSettings, stderr: Path, script: Path | None = None) -> Running:

@@ -19,7 +19,7 @@ from shipworthy.records.read import read_records
 from shipworthy.serving.caller import Meter
 from shipworthy.serving.meters import MeterTable
 from shipworthy.serving.tally import Tally, add, read_tally, write_tally
-from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy, start_server
+from tests.serving.conftest import SYSTEM, Place, Running, good_request, is_alive, loans_policy, start_server
 from tests.serving.faulty_server import CRASHES, HANGS, LEAKS
 
 FAULTY = Path(__file__).with_name("faulty_server.py")
@@ -33,10 +33,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> float:
         assert time.monotonic() - started < seconds, "waited in vain"
         time.sleep(0.01)
     return time.monotonic() - started
-
-
-def exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def ask(connection: http.client.HTTPConnection, **changes: Any) -> dict[str, Any]:
@@ -154,11 +150,11 @@ def test_a_worker_that_gives_no_sign_of_life_is_killed_and_replaced(pair: Runnin
         time.sleep(0.6)  # from now on nothing is handed to it
         for _ in range(20):
             assert pair.predict(good_request())[0] == 200
-        wait_for(lambda: not exists(silent) or silent not in pair.workers)
+        wait_for(lambda: not is_alive(silent) or silent not in pair.workers)
         wait_for(lambda: is_whole(pair, 2))
         assert 'restarts_total{reason="silent"} 1' in pair.call("GET", "/metrics")[1].decode()
     finally:
-        if exists(silent):
+        if is_alive(silent):
             os.kill(silent, signal.SIGKILL)
 
 
@@ -178,7 +174,7 @@ def test_a_worker_whose_model_hangs_is_replaced_and_answers_until_then(
         return bool(answer["source"] == "model")
 
     wait_for(is_mended, 4)
-    wait_for(lambda: not exists(stuck) or stuck not in running.workers, 4)
+    wait_for(lambda: not is_alive(stuck) or stuck not in running.workers, 4)
     assert set(answers) == {"fallback", "model"}
     assert 'restarts_total{reason="stuck"} 1' in running.call("GET", "/metrics")[1].decode()
 
@@ -247,14 +243,14 @@ def test_a_stopped_server_lets_every_worker_drain(pair: Running, place: Place) -
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"\r\nconnection: close\r\n" in answer
     assert pair.stop() == 0
-    assert not any(exists(pid) for pid in workers)
+    assert not any(is_alive(pid) for pid in workers)
     assert len(list(read_records(place.records))) == 1
 
 
 def test_workers_end_with_a_killed_supervisor(pair: Running) -> None:
     workers = pair.workers
     pair.process.kill()
-    wait_for(lambda: not any(exists(pid) for pid in workers))
+    wait_for(lambda: not any(is_alive(pid) for pid in workers))
 
 
 def test_what_a_killed_server_left_is_removed_by_the_next(place: Place, start: Callable[..., Running]) -> None:
