@@ -294,7 +294,7 @@ class SegmentWriter:
         path = self._directory / f"{self._worker}-{self._number:08d}"
         if self._number == 0 or path.with_name(path.name + ".seal").exists():
             return
-        content = path.read_bytes()
+        content = memoryview(path.read_bytes())  # its parts are not copied
         spans = whole_frames(content) if has_magic(content) else []
         end = spans[-1][1] if spans else 0
         if end < len(content) and has_whole_frame_after(content, end):
@@ -310,7 +310,7 @@ class SegmentWriter:
         self._segment = _Segment(
             path, descriptor, self._number, end, len(spans) - 1, hashlib.sha256(content[:end]), frames=len(spans)
         )
-        if content.startswith(SEALED_MAGIC):
+        if content[: len(SEALED_MAGIC)] == SEALED_MAGIC:
             self._segment.records = count_groups([content[start:stop] for start, stop in spans[1:]])
             self._rotate(self._segment)
 
