@@ -323,17 +323,21 @@ class Connection(asyncio.Protocol):
         """A message has taken too long to come."""
         self._refuse(make_problem(408, "The request did not come in time."))
 
-    def close_when_idle(self) -> None:
-        """Close after what is open or half read is answered."""
+    def answer_last(self) -> None:
+        """Close after the next answer, and say so in it."""
         self._is_last = True
         if self._exchange is not None:
             self._exchange.keep_alive = False
-            return
-        self._deaf = True
-        if self.is_idle and self._transport is not None:
-            self._transport.close()
         elif self._open:
+            self._deaf = True
             self._open[-1].keep_alive = False
+
+    def close_when_idle(self) -> None:
+        """Close after what is open or half read is answered."""
+        self.answer_last()
+        if self.is_idle and self._transport is not None:
+            self._deaf = True
+            self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""

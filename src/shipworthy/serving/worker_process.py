@@ -38,6 +38,7 @@ from shipworthy.serving.worker import Worker
 POLL_S = 0.05  # a replaced file is noticed within 100 ms
 BEAT_S = 0.05  # between signs of life
 SWEEP_S = 1.0
+QUIET_S = 0.3  # for callers who keep connections to be told with their next answer that it was the last
 DRAIN_S = 10.0  # for answers under way when told to stop
 
 GOOD = ".good"  # below records/ENV, which the server may write: the files that it last answered from
@@ -234,16 +235,22 @@ def _load_beside(
 
 
 async def _drain(worker: Worker, intake: Intake) -> None:
-    loop = asyncio.get_running_loop()
     worker.is_draining = True
     intake.close()
     for connection in tuple(worker.connections):
+        connection.answer_last()
+    await _until_gone(worker, QUIET_S)
+    for connection in tuple(worker.connections):
         connection.close_when_idle()
-    end = loop.time() + DRAIN_S
-    while worker.connections and loop.time() < end:
-        await asyncio.sleep(0.01)
+    await _until_gone(worker, DRAIN_S)
     for connection in tuple(worker.connections):
         connection.abort()
+
+
+async def _until_gone(worker: Worker, seconds: float) -> None:
+    end = asyncio.get_running_loop().time() + seconds
+    while worker.connections and asyncio.get_running_loop().time() < end:
+        await asyncio.sleep(0.01)
 
 
 def main(make_runtime: Callable[[bytes], Runtime] | None = None, disk: Disk | None = None) -> int:
