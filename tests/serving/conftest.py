@@ -290,9 +290,14 @@ class Running:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended may be listed until whoever inherited it takes note."""
+    """Whether any thread of a process runs, and so may hold its sockets.
+
+    One that ended is listed until whoever inherited it takes note, and its first thread may be a zombie before the
+    others are gone.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        is_zombie = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not is_zombie or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except OSError:
         return False
 
