@@ -17,6 +17,7 @@ import shipworthy
 SOURCE = Path(shipworthy.__file__).parent
 ROOMS = sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file())
 FRONTS = ("client",)  # rooms that are imported by their own name: their front lists what they offer, not their files
+NAMED_AFTER = {"records/parquet.py"}  # files of what they import, which nothing light imports at its top
 LIGHT_ROOMS = ("bundle", "client", "kernel", "records", "security", "serving")
 HEAVY = {
     "alembic", "deltalake", "fairlearn", "joblib", "lightgbm", "onnx", "onnxmltools", "pandas", "polars", "psycopg",
@@ -137,7 +138,8 @@ def test_what_only_looks_like_an_offence_is_not_one() -> None:
 @pytest.mark.parametrize("room", LIGHT_ROOMS)
 def test_a_light_room_imports_nothing_heavy_at_the_top(room: str) -> None:
     for path in sorted((SOURCE / room).rglob("*.py")):
-        assert not top_level_imports(path.read_text()) & HEAVY, path
+        if path.relative_to(SOURCE).as_posix() not in NAMED_AFTER:
+            assert not top_level_imports(path.read_text()) & HEAVY, path
 
 
 def test_heavy_imports_are_seen_wherever_loading_meets_them() -> None:
@@ -147,7 +149,8 @@ def test_heavy_imports_are_seen_wherever_loading_meets_them() -> None:
 
 
 def test_loading_the_light_rooms_brings_in_nothing_heavy() -> None:
-    names = [f"shipworthy.{room}.{module}" for room in LIGHT_ROOMS for module in sorted(modules_of(room))]
+    files = [(room, module) for room in LIGHT_ROOMS for module in sorted(modules_of(room))]
+    names = [f"shipworthy.{room}.{module}" for room, module in files if f"{room}/{module}.py" not in NAMED_AFTER]
     code = "import importlib, json, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
     code += "print(json.dumps([*sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code, *names], check=True, capture_output=True, text=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import ConflictError, IntegrityError, NotFoundError, StorageError
+from shipworthy.records.disk import Disk, LocalDisk
 from shipworthy.records.format import MAGIC, Record, frame, has_whole_frame_after, join_frames, whole_frames
 from shipworthy.records.read import (
     find_record,
@@ -23,7 +24,7 @@ from shipworthy.records.read import (
     read_segment,
     verify_seal,
 )
-from shipworthy.records.write import RETRY_AFTER_S, Disk, LocalDisk, SegmentWriter
+from shipworthy.records.write import RETRY_AFTER_S, SegmentWriter
 from tests.conftest import Seen
 
 REPETITIONS = int(os.environ.get("SHIPWORTHY_SOAK", "1"))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipworthy.kernel.errors import AccessError, IntegrityError, StorageError
+from shipworthy.records.disk import LocalDisk
 from shipworthy.records.format import FRAME, MAGIC, SEALED_MAGIC, Outcome, frame, whole_frames
 from shipworthy.records.read import (
     Tail,
@@ -23,7 +24,7 @@ from shipworthy.records.read import (
     verify_seal,
 )
 from shipworthy.records.sealed import open_group, seal_groups
-from shipworthy.records.write import LocalDisk, SegmentWriter
+from shipworthy.records.write import SegmentWriter
 from shipworthy.security.datakeys import make_data_key
 from shipworthy.security.vault import Vault
 from tests.records.test_records import make_record

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipworthy.kernel.errors import IntegrityError, StorageError
+from shipworthy.records.disk import LocalDisk
 from shipworthy.records.format import MAGIC, Outcome, Record
 from shipworthy.records.read import Tail, list_segments, read_outcomes
-from shipworthy.records.write import LocalDisk, SegmentWriter
+from shipworthy.records.write import SegmentWriter
 from tests.conftest import Seen
 
 KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "3"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.records.write import LocalDisk
+from shipworthy.records.disk import LocalDisk
 from shipworthy.serving import server, worker_process
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from shipworthy.bundle.format import Policy
 from shipworthy.bundle.verify import verify_payload
+from shipworthy.records.disk import LocalDisk
 from shipworthy.records.read import read_records
-from shipworthy.records.write import LocalDisk, SegmentWriter
+from shipworthy.records.write import SegmentWriter
 from shipworthy.serving.answer import Answer, IdMint
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters, render_metrics

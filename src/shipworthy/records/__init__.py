@@ -1,4 +1,4 @@
 """The durable log of predictions: one writer for each segment, group commit, and a reader that merges what a
 caller sent twice. What was acknowledged is found again, once."""
 
-__all__ = ["format", "read", "sealed", "write"]
+__all__ = ["disk", "format", "parquet", "read", "sealed", "spool", "write"]

@@ -7,12 +7,14 @@ torn tail is recognised by its length or its CRC.
 import struct
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 MAGIC = b"SHIPREC1"
 SEALED_MAGIC = b"SHIPREC2"  # its frames are groups of records, encrypted (records/sealed.py)
+PARQUET = ".parquet"  # what the name of a compacted segment has in addition
 FRAME = struct.Struct("<II")  # length of the content, its CRC-32
 MAX_FRAME_BYTES = 2**24  # no record is longer: a request has at most 16 MB
 
@@ -23,8 +25,10 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
     format: int = 1
     environment: str
     worker: str
-    number: int  # of the segment, from 1, without gaps for each worker
+    number: int  # of the segment, ascending for each worker
     created: float  # Unix seconds
+    after: int = 0  # of a segment that was begun in the spool: number of the one that the disk refused to carry on
+    after_bytes: int = 0  # and as much of that one as was acknowledged
     key: str = ""  # of a sealed segment: id of the data key
     salt: bytes = b""
 
@@ -69,6 +73,30 @@ class SegmentSeal(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     size_bytes: int
     records: int
+    is_fenced: bool = False  # the disk refused to carry it on: what lies behind `size_bytes` was not acknowledged
+
+
+def name_of(worker: str, number: int) -> str:
+    """The file's name of a worker's segment.
+
+    >>> name_of("w0", 12)
+    'w0-00000012'
+    """
+    return f"{worker}-{number:08d}"
+
+
+def seal_of(segment: Path) -> Path:
+    """Where the seal of a segment is, in whichever form that lies there.
+
+    >>> seal_of(Path("local/w0-00000012")) == seal_of(Path("local/w0-00000012.parquet"))
+    True
+    """
+    return segment.with_name(stem_of(segment) + ".seal")
+
+
+def stem_of(segment: Path) -> str:
+    """The segment's name, in whichever form it lies there."""
+    return segment.name.removesuffix(PARQUET)
 
 
 def frame(content: bytes) -> bytes:

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,6 +22,7 @@ from shipworthy.records.format import (
     FRAME,
     MAGIC,
     MAX_FRAME_BYTES,
+    PARQUET,
     SEALED_MAGIC,
     Outcome,
     Record,
@@ -31,22 +32,29 @@ from shipworthy.records.format import (
     has_magic,
     has_whole_frame_after,
     may_have_magic,
+    seal_of,
+    stem_of,
     whole_frames,
 )
 from shipworthy.records.sealed import open_group, segment_cipher
 from shipworthy.security.vault import Vault
 
 HEADER_BYTES = 4096  # a header has about 100
-_SEGMENT = re.compile(r"(.+)-(\d{8})")
+_SEGMENT = re.compile(r"(.+-\d{8})(\.parquet)?")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 def list_segments(directory: Path) -> list[Path]:
-    """The segments of `records/ENV`, by worker and number; none if the directory is missing."""
-    if not directory.is_dir():
-        return []
-    return sorted(path for path in directory.iterdir() if _SEGMENT.fullmatch(path.name) and not path.is_symlink())
+    """The segments of `records/ENV`, by worker and number, each in one form; none if the directory is missing.
+
+    A compacted segment counts where the one that it was made of is gone.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if _SEGMENT.fullmatch(path.name) and not path.is_symlink():
+            found.setdefault(stem_of(path), path)  # the shorter name, which is the original's, comes first
+    return [found[stem] for stem in sorted(found)]
 
 
 def read_header(segment: Path) -> SegmentHeader:
@@ -55,8 +63,11 @@ def read_header(segment: Path) -> SegmentHeader:
     Raises:
         IntegrityError: the file is not a segment.
     """
-    with open(segment, "rb") as file:
-        content = file.read(HEADER_BYTES)
+    if segment.name.endswith(PARQUET):
+        content = load_segment(segment)
+    else:
+        with open(segment, "rb") as file:
+            content = file.read(HEADER_BYTES)
     end = frame_end(content, len(MAGIC)) if has_magic(content) else None
     if end is None:
         raise IntegrityError(f"{segment} is not a record segment: its header is missing.")
@@ -132,18 +143,65 @@ def find_record(directory: Path, prediction_id: str, vault: Vault | None = None)
     """
     needle = prediction_id.encode()
     for segment in sorted(list_segments(directory), key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if segment.stat().st_size == 0:
+        if not _may_hold(segment, needle):
             continue
-        with (
-            open(segment, "rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        ):
-            if content[: len(MAGIC)] != SEALED_MAGIC and content.find(needle) < 0:
-                continue
         for record in read_segment(segment, vault):
             if record.prediction_id == prediction_id:
                 return record
     raise NotFoundError(f"There is no record of prediction {prediction_id!r} in {directory}.")
+
+
+def _may_hold(segment: Path, needle: bytes) -> bool:
+    if segment.name.endswith(PARQUET):
+        return needle in load_segment(segment)
+    if segment.stat().st_size == 0:
+        return False
+    with (
+        open(segment, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content[: len(MAGIC)] == SEALED_MAGIC or content.find(needle) >= 0
+
+
+def load_segment(segment: Path) -> bytes:
+    """The segment's bytes as far as they were acknowledged, whichever form lies there.
+
+    Raises:
+        FileNotFoundError: there is none.
+        IntegrityError: its compacted form is damaged.
+    """
+    original = segment.with_name(stem_of(segment))
+    try:
+        content = original.read_bytes()
+    except FileNotFoundError:  # compacted, perhaps since it was listed
+        compacted = segment.with_name(original.name + PARQUET)
+        if not compacted.exists():
+            raise
+        from shipworthy.records.parquet import from_parquet  # needs polars, which a serving machine may lack
+
+        return from_parquet(compacted.read_bytes(), compacted)
+    return content[: _acknowledged(original)]
+
+
+def _acknowledged(segment: Path) -> int | None:
+    """How much of a segment was acknowledged, if the disk refused to carry it on; None: all of it."""
+    seal = read_seal(segment)
+    return seal.size_bytes if seal is not None and seal.is_fenced else None
+
+
+def read_seal(segment: Path) -> SegmentSeal | None:
+    """The seal of a closed segment, as it stands there; None if it is still open.
+
+    Raises:
+        IntegrityError: it is no seal.
+    """
+    path = seal_of(segment)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=SegmentSeal)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise IntegrityError(f"{path} is not a seal: {error}.") from None
 
 
 def verify_seal(segment: Path) -> SegmentSeal | None:
@@ -152,14 +210,10 @@ def verify_seal(segment: Path) -> SegmentSeal | None:
     Raises:
         IntegrityError: the segment is not what was sealed.
     """
-    path = segment.with_name(segment.name + ".seal")
-    if not path.exists():
+    seal = read_seal(segment)
+    if seal is None:
         return None
-    try:
-        seal = msgspec.json.decode(path.read_bytes(), type=SegmentSeal)
-    except msgspec.MsgspecError as error:
-        raise IntegrityError(f"{path} is not a seal: {error}.") from None
-    content = segment.read_bytes()
+    content = load_segment(segment)
     if len(content) != seal.size_bytes or digest_bytes(content) != seal.digest:
         raise IntegrityError(f"{segment} is not what was sealed: {len(content)} bytes, sealed {seal.size_bytes}.")
     return seal
@@ -167,7 +221,7 @@ def verify_seal(segment: Path) -> SegmentSeal | None:
 
 def _contents(segment: Path, vault: Vault | None) -> Iterator[memoryview]:
     """Each record of the segment, encoded."""
-    content = segment.read_bytes()
+    content = load_segment(segment)
     spans, view = _spans(segment, content), memoryview(content)
     if not spans or not content.startswith(SEALED_MAGIC):
         yield from (view[start:end] for start, end in spans[1:])
@@ -231,12 +285,12 @@ class Tail(Generic[T]):
         self._forget_unmade(segments)
         found: list[T] = []
         for segment in segments:
-            found += self._read_segment(segment, self._places.setdefault(segment, _Place()))
+            found += self._read_segment(segment, self._places.setdefault(segment.with_name(stem_of(segment)), _Place()))
         return found
 
     def _forget_unmade(self, segments: list[Path]) -> None:
         """A segment may vanish only while it holds no record: its writer died, or was refused, while making it."""
-        for segment in self._places.keys() - set(segments):
+        for segment in self._places.keys() - {segment.with_name(stem_of(segment)) for segment in segments}:
             if len(self._places[segment].checksums) > 1:
                 raise IntegrityError(f"{segment} is missing; restore it from a copy.")
             del self._places[segment]
@@ -247,8 +301,7 @@ class Tail(Generic[T]):
                 state = os.fstat(file.fileno())
                 if (state.st_size, state.st_mtime_ns) == place.looked:
                     return []
-                file.seek(place.last)
-                content = file.read()
+                content = self._read_on(segment, file, place)
         except FileNotFoundError:  # unmade since it was listed
             return []
         read = place.offset - place.last
@@ -262,6 +315,14 @@ class Tail(Generic[T]):
             return found + self._read_segment(segment, place)
         place.looked = (start + len(content), state.st_mtime_ns)
         return found
+
+    def _read_on(self, segment: Path, file: BinaryIO, place: _Place) -> bytes:
+        """What was acknowledged, from the last frame that was read on."""
+        if segment.name.endswith(PARQUET):
+            return load_segment(segment)[place.last :]
+        file.seek(place.last)
+        end = _acknowledged(segment)
+        return file.read(-1 if end is None else max(end - place.last, 0))
 
     def _decode(self, segment: Path, content: bytes, end: int, place: _Place) -> list[T]:
         """The whole frames of `content`, which starts at the place's last frame, from `end` on."""
@@ -297,7 +358,7 @@ def _find_again(segment: Path, place: _Place) -> None:
     Raises:
         IntegrityError: that explains nothing: the segment is damaged, or was cut after it was sealed.
     """
-    content = segment.read_bytes()
+    content, seal = load_segment(segment), read_seal(segment)
     spans = _spans(segment, content)
     end = spans[-1][1] if spans else 0
     same = 0
@@ -306,7 +367,7 @@ def _find_again(segment: Path, place: _Place) -> None:
             break
         same += 1
     is_torn = end < min(len(content), place.offset)
-    if same < len(place.checksums) and (is_torn or segment.with_name(segment.name + ".seal").exists()):
+    if same < len(place.checksums) and (is_torn or (seal is not None and not seal.is_fenced)):
         raise IntegrityError(f"{segment} was cut or changed behind byte {end}; restore it from a copy.")
     del place.checksums[same:]
     place.last, place.offset = (spans[same - 1][0] - FRAME.size, spans[same - 1][1]) if same else (0, 0)

@@ -18,7 +18,8 @@ import msgspec
 import uvloop
 
 from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError
-from shipworthy.records.write import Disk, SegmentWriter
+from shipworthy.records.disk import Disk
+from shipworthy.records.write import SegmentWriter
 from shipworthy.security.vault import DATA_KEYS, Vault
 from shipworthy.serving.channel import NAME_TAKEN, Sign, tell
 from shipworthy.serving.counters import Counters
