@@ -182,8 +182,23 @@ ROWS = (
     ),
     Row(
         "F08 server",
-        "a real full disk under a server: refused or dropped as the contract says, and on again when space returns",
-        ("tests/serving/test_faults.py::test_a_full_disk_refuses_or_drops_as_declared",),
+        "a real full disk under a server: refused, spooled or dropped as declared, and on again when space returns",
+        ("tests/serving/test_faults.py::test_a_full_disk_refuses_spools_or_drops_as_declared",),
+    ),
+    Row(
+        "F08 F10 F14 server",
+        "a disk that is full, or whose syncs fail, in each mode: as declared, said in health and metrics, recovered from",
+        ("tests/serving/test_records_disk.py::test_a_disk_that_refuses_is_met_as_declared_and_recovered_from",),
+        20,
+    ),
+    Row(
+        "F14 spool",
+        "kill -9 and power loss at every call while records wait in the spool or move: none lost, none twice, in order",
+        (
+            "tests/records/test_spool.py",
+            "tests/serving/test_records_disk.py::test_a_server_killed_while_records_wait_moves_them_when_it_is_started_again",
+        ),
+        20,
     ),
     Row(
         "F11 F12 F13",

@@ -596,10 +596,11 @@ def test_any_value_anywhere_is_a_contract_or_a_contract_error() -> None:
     ("section", "key", "message"),
     [
         ("serving: {memory: «1MB}", "serving.memory", "a worker needs nearly 128MB to start"),
-        ("records: {when_full: «spool}", "records.when_full", "spool does not work yet; use refuse"),
+        ("records: {spool: «2GB}", "records.spool", "nothing is spooled; it goes with when_full: spool"),
+        ("records: {when_full: spool, spool: «9kB}", "records.spool", "a spool needs 1MB or more"),
     ],
 )
-def test_what_does_not_work_yet_is_refused(section: str, key: str, message: str) -> None:
+def test_what_cannot_work_is_refused(section: str, key: str, message: str) -> None:
     last = "gates: {performance: {mae: {better_than: baseline}, r2: {at_least: 0.1}}}\n"
     check_change(REGRESSION, last, f"{last}{section}\n", key, message)
 

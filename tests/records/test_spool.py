@@ -109,7 +109,6 @@ def test_what_the_disk_refuses_waits_in_the_spool_and_comes_back_in_order(place:
     assert writer.spool_bytes == 0
     assert list_segments(place.spool) == []
     assert place.tell(writer, 5) == [False]
-    assert not writer.is_fenced
     assert place.read() == [1, 2, 3, 4, 5]
     assert all(verify_seal(segment) for segment in list_segments(place.records)[:-1])
 

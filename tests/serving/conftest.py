@@ -157,6 +157,10 @@ class Place:
         return self.root / "records" / "local"
 
     @property
+    def spool(self) -> Path:
+        return self.root / "elsewhere"
+
+    @property
     def keys(self) -> Path:
         return self.root / "keys"
 

@@ -1,6 +1,7 @@
 """The real server with a model that fails on command: the value of `income` says how."""
 
 import ctypes
+import errno
 import os
 import sys
 import time
@@ -52,16 +53,35 @@ class FaultyRuntime:
         return outputs
 
 
-class SlowDisk(LocalDisk):
-    """A disk whose syncs take two seconds once a file says so."""
+class FaultyDisk(LocalDisk):
+    """A disk that does what files say: `SLOW_DISK`: syncs take two seconds; `FULL_DISK`, `FAILING_DISK`: below the
+    folder that the file names nothing can be written, or nothing synced."""
+
+    def open(self, path: Path, flags: int) -> int:
+        if flags & os.O_CREAT and _is_below("FULL_DISK", path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().open(path, flags)
+
+    def write(self, descriptor: int, content: bytes) -> int:
+        if _is_below("FULL_DISK", Path(os.readlink(f"/proc/self/fd/{descriptor}"))):
+            super().write(descriptor, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(descriptor, content)
 
     def sync(self, descriptor: int) -> None:
         if Path(os.environ.get("SLOW_DISK", "/nowhere")).exists():
             time.sleep(2)
+        if _is_below("FAILING_DISK", Path(os.readlink(f"/proc/self/fd/{descriptor}"))):
+            raise OSError(errno.EIO, "Input/output error")
         super().sync(descriptor)
+
+
+def _is_below(fault: str, path: Path) -> bool:
+    switch = Path(os.environ.get(fault, "/nowhere"))
+    return switch.exists() and path.is_relative_to(switch.read_text())
 
 
 if __name__ == "__main__":
     if "--line" in sys.argv:
-        sys.exit(worker_process.main(FaultyRuntime, SlowDisk()))
+        sys.exit(worker_process.main(FaultyRuntime, FaultyDisk()))
     sys.exit(server.main([__file__]))

@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shipworthy.records.read import read_records
+from shipworthy.records.read import read_records, read_segment
 from shipworthy.serving.breaker import REST_S
 from tests.conftest import Seen
 from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy
 from tests.serving.faulty_server import FEWER, HANGS, INFINITE, LATE, NAN, OUTSIDE, RAISES, SHAPE
+from tests.serving.test_workers import wait_for
 
 FAULTY = Path(__file__).with_name("faulty_server.py")
 KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "0")) or 3
@@ -195,7 +196,7 @@ def start_on_small_disk(place: Place, tmp_path: Path) -> Running:
         pytest.skip("needs root and unshare to mount a small disk")
     place.records.mkdir(parents=True)
     command = ["unshare", "-m", "sh", "-c", SMALL_DISK, "sh", str(place.records.parent), sys.executable]
-    settings = msgspec.json.encode(place.settings()).decode()
+    settings = msgspec.json.encode(place.settings(spool=str(place.spool))).decode()
     with open(tmp_path / "log", "ab") as log:
         process = subprocess.Popen([*command, settings], stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
@@ -213,9 +214,9 @@ def records_inside(running: Running, place: Place) -> set[str]:
     return {record.prediction_id for record in read_records(Path(f"/proc/{running.process.pid}/root{place.records}"))}
 
 
-@pytest.mark.parametrize("when_full", ["refuse", "drop"])
-def test_a_full_disk_refuses_or_drops_as_declared(place: Place, tmp_path: Path, when_full: str) -> None:
-    place.deploy(place.publish(1, policy=loans_policy(when_full=when_full)))
+@pytest.mark.parametrize("when_full", ["refuse", "spool", "drop"])
+def test_a_full_disk_refuses_spools_or_drops_as_declared(place: Place, tmp_path: Path, when_full: str) -> None:
+    place.deploy(place.publish(1, policy=loans_policy(when_full=when_full, spool_bytes=10**9)))
     running = start_on_small_disk(place, tmp_path)
     try:
         answers: list[tuple[int, Any]] = [running.predict(good_request()) for _ in range(700)]
@@ -225,17 +226,26 @@ def test_a_full_disk_refuses_or_drops_as_declared(place: Place, tmp_path: Path, 
             assert {status for status, _ in answers} == {200, 503}
             assert acknowledged == recorded
             assert running.call("GET", "/v2/health/live")[0] == 200
+        elif when_full == "spool":
+            assert {status for status, _ in answers} == {200}
+            waiting = {record.prediction_id for record in read_records(place.spool / "records" / "local")}
+            assert acknowledged == recorded | waiting
+            assert recorded
+            assert not recorded & waiting
         else:
             assert {status for status, _ in answers} == {200}
             assert recorded < acknowledged
             dropped = len(acknowledged) - len(recorded)
             assert f"shipworthy_records_dropped_total {dropped}".encode() in running.call("GET", "/metrics")[1]
-        for path in sorted(Path(f"/proc/{running.process.pid}/root{place.records}").iterdir()):
-            if path.name.endswith("-00000001"):
-                path.unlink()  # space returns
+        first = Path(f"/proc/{running.process.pid}/root{place.records}/w0-00000001")
+        kept = acknowledged - {record.prediction_id for record in read_segment(first)}
+        first.unlink()  # space returns
         time.sleep(0.6)
         status, answer = running.predict(good_request())
         assert status == 200
+        if when_full == "spool":
+            wait_for(lambda: not [*(place.spool / "records" / "local").glob("w*")], 20)
+            assert records_inside(running, place) == kept | {answer["prediction_id"]}
         assert answer["prediction_id"] in records_inside(running, place)
     finally:
         running.stop(signal.SIGKILL)

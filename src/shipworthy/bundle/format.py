@@ -144,6 +144,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reasons: int = 0  # how many reasons an answer may carry
     durability: Literal["sync", "async", "off"] = "sync"
     when_full: Literal["refuse", "spool", "drop"] = "refuse"
+    spool_bytes: int = 0  # that may wait in the spool of a server
     encryption: Literal["off", "at_rest"] = "off"  # of records and outcomes on the server's disk
     workers: int = 1
     worker_memory_bytes: int = 0  # resident, beyond which a worker is replaced; 0: no limit

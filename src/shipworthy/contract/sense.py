@@ -39,6 +39,7 @@ from shipworthy.contract.types import (
 from shipworthy.kernel.errors import ExpressionError
 
 MIN_WORKER_BYTES = 128_000_000  # a serving process with a small model takes two thirds of that
+MIN_SPOOL_BYTES = 1_000_000
 
 BOUNDED = frozenset({"roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "r2"})  # at most 1
 _ROLE_TYPES = {"time": ("datetime",), "key": ("text", "int", "category"), "subject": ("text", "int", "category")}
@@ -742,8 +743,11 @@ def _check_serving(draft: Draft, report: Report) -> None:
     if memory is not None and memory < MIN_WORKER_BYTES:
         least = format_size(MIN_WORKER_BYTES)
         report(("serving", "memory"), f"a worker needs nearly {least} to start; use more, or leave it out for no limit")
-    if draft.records is not None and draft.records.when_full == "spool":
-        report(("records", "when_full"), "spool does not work yet; use refuse, the default, or drop, which is counted")
+    records = draft.records
+    if records is not None and records.when_full != "spool" and "spool" in records.model_fields_set:
+        report(("records", "spool"), "nothing is spooled; it goes with when_full: spool")
+    if records is not None and records.spool < MIN_SPOOL_BYTES:
+        report(("records", "spool"), f"a spool needs {format_size(MIN_SPOOL_BYTES)} or more")
 
 
 def _check_retrain(draft: Draft, report: Report) -> None:

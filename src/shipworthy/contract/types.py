@@ -447,9 +447,10 @@ class Records(Section):
     )
     when_full: Literal["refuse", "spool", "drop"] = Field(
         "refuse",
-        description="what happens when the disk is full: `refuse` answers 503, `drop` answers and counts what is lost; "
-        "`spool` does not work yet",
+        description="what happens when the disk is full or fails: `refuse` answers 503, `spool` keeps records on "
+        "another volume (`serve --spool DIR`) until it takes them again, `drop` answers and counts what is lost",
     )
+    spool: Size = Field(10**9, description="most that waits in the spool; beyond, 503")
     keep: Duration | None = Field(None, description="how long records are kept")
 
 

@@ -144,6 +144,7 @@ def served(
     settings = {
         "live": str(live),
         "records": str(work / "records"),
+        "spool": str(work / "spool"),  # for policies that ask for one
         "keys": str(work / "keys"),
         "port": 0,
         "open": True,

@@ -80,6 +80,7 @@ class SegmentWriter:
         segment_bytes: a segment is closed once it is this long.
         vault: encrypts what is to be sealed; None where nothing is.
         spool: a folder that `open_spool` gave; what waits there is moved into the records first. None: there is none.
+        sharers: how many writers share the room in the spool.
 
     Raises:
         ConflictError: another process writes under this name.
@@ -98,6 +99,7 @@ class SegmentWriter:
         segment_bytes: int = SEGMENT_BYTES,
         vault: Vault | None = None,
         spool: Path | None = None,
+        sharers: int = 1,
     ) -> None:
         self._directory = directory
         self._environment = environment
@@ -108,6 +110,7 @@ class SegmentWriter:
         self._segment_bytes = segment_bytes
         self._vault = vault
         self._spool = spool
+        self._sharers = sharers
         self._seals = False
         self._lock = threading.Lock()
         self._syncing = threading.Lock()  # one thread at a time syncs and closes what `async` wrote
@@ -120,6 +123,7 @@ class SegmentWriter:
         self._pause_s = RETRY_AFTER_S
         self._spool_bytes = 0
         self.times_fenced = 0
+        self.refusal = ""  # what the disk said last
         self._guard = -1
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -146,7 +150,7 @@ class SegmentWriter:
             contents: encoded records.
             sync: whether to wait for the medium.
             seal: whether to encrypt them; from then on this writer encrypts everything.
-            spool: bytes that may wait in the spool while the disk refuses; 0: nothing is put there.
+            spool: bytes that may wait in the spool while the disk refuses, of all its sharers; 0: nothing is put there.
 
         Returns:
             Whether they are in the spool.
@@ -167,7 +171,8 @@ class SegmentWriter:
             except StorageError as error:
                 if self._spool is None or not spool:
                     raise
-                self._write_group(self._open_spooled(self._spool, error, spool), contents, sync=sync)
+                room = spool // self._sharers
+                self._write_group(self._open_spooled(self._spool, error, room), contents, sync=sync)
                 return True
         return False
 
@@ -186,7 +191,7 @@ class SegmentWriter:
                 self._rotate_beside(full)
 
     def drain(self) -> None:
-        """Move what waits in the spool into the records, in order, if the disk takes writes.
+        """Try the disk again if it refused, and move what waits in the spool into the records, in order.
 
         For one thread at a time; appends need not wait for it.
 
@@ -196,6 +201,9 @@ class SegmentWriter:
         """
         if self._spool is not None and self._spool_bytes:
             self._drain(self._spool)
+        elif self._refused_at is not None:
+            with self._lock:
+                self._open_segment()
 
     def close(self) -> None:
         """Sync and let go; the open segment is carried on by the next writer of this name, a sealed one is closed."""
@@ -250,7 +258,8 @@ class SegmentWriter:
             if not is_spooled and not segment.is_unsynced:
                 self._fenced.append(segment)
         where = self._spool if is_spooled else self._directory
-        raise StorageError(f"{where} refused a record: {error.strerror}; free space or mend the disk.")
+        self.refusal = f"{where} refused a record: {error.strerror}; free space or mend the disk."
+        raise StorageError(self.refusal)
 
     def _open_segment(self) -> _Segment:
         if self._segment is not None:

@@ -76,6 +76,7 @@ def compile_policy(contract: Contract, tuning: Tuning) -> Policy:
         reasons=contract.serving.reasons,
         durability=contract.records.durability,
         when_full=contract.records.when_full,
+        spool_bytes=contract.records.spool if contract.records.when_full == "spool" else 0,
         encryption=contract.encryption,
         workers=contract.serving.workers,
         worker_memory_bytes=contract.serving.memory or 0,

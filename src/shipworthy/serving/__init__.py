@@ -27,6 +27,7 @@ __all__ = [
     "protocol",
     "reasons",
     "recorder",
+    "records_watch",
     "router",
     "routes",
     "servable",

@@ -26,6 +26,7 @@ class Counters:
         self.runs = 0
         self.run_rows = 0
         self.records = 0
+        self.records_spooled = 0
         self.records_dropped = 0
         self.records_refused = 0
         self.outcomes = 0
@@ -58,6 +59,7 @@ class Counters:
             runs=self.runs,
             run_rows=self.run_rows,
             records=self.records,
+            records_spooled=self.records_spooled,
             records_dropped=self.records_dropped,
             records_refused=self.records_refused,
             outcomes=self.outcomes,
@@ -110,6 +112,10 @@ def render_metrics(
         ("model_runs_total", "counter", "Runs of the model.", tally.runs),
         ("model_rows_total", "counter", "Rows handed to the model.", tally.run_rows),
         ("records_total", "counter", "Records written.", tally.records),
+        ("records_spooled_total", "counter", "Records written to the spool.", tally.records_spooled),
+        ("spool_bytes", "gauge", "Bytes of records that wait in the spool.", tally.spool_bytes),
+        ("records_writable", "gauge", "Whether the records' disk takes records.", int(not tally.is_disk_refusing)),
+        ("segments_fenced_total", "counter", "Segments that a disk refused to carry on.", tally.segments_fenced),
         ("records_dropped_total", "counter", "Records dropped because the disk refused.", tally.records_dropped),
         ("records_refused_total", "counter", "Requests refused because their record was.", tally.records_refused),
         ("outcomes_total", "counter", "Outcomes written.", tally.outcomes),

@@ -242,6 +242,7 @@ class PredictionPath:
         for cause in done.causes:
             counters.fallbacks[cause] += 1
         counters.records += recorded.written
+        counters.records_spooled += recorded.spooled
         counters.records_dropped += recorded.dropped
         counters.records_refused += recorded.refused
         if recorded.written and servable.policy.durability == "async" and not self._unsynced:
@@ -271,14 +272,19 @@ class PredictionPath:
             job.deliver(outcome)
 
     def _expire(self, batch: _Batch) -> None:
+        by_run = (job.claimed for running in self._running for job in running.jobs)
+        is_disk_late = self._late_since is None and any(by_run)  # before this batch's jobs are claimed for being late
+        late = self._claim(batch.jobs)
         if any(running is batch for running in self._running):
-            if self._late_since is None:
+            if late and self._late_since is None:
                 self._late_since = self._loop.time()
                 batch.servable.breaker.fail(self._late_since)
         elif batch in self._waiting:
             self._waiting.remove(batch)
             batch.servable.breaker.give_back()
-        late = self._claim(batch.jobs)
+        if is_disk_late:  # the model has done its part, and a fallback would have to be recorded too
+            self._give_up(batch)
+            return
         if late:
             self._fall_back(batch, late, LATE, claimed=True)
         if any(not job.answered for job in batch.jobs):

@@ -20,6 +20,7 @@ class Recorded(msgspec.Struct, frozen=True):
     """What became of the records of some answers."""
 
     written: int = 0
+    spooled: int = 0  # of those, in the spool
     dropped: int = 0  # answered all the same
     refused: int = 0  # must not be answered
 
@@ -49,6 +50,7 @@ class Recorder:
         self._monotonic = monotonic
         self._encode = msgspec.msgpack.Encoder().encode
         self._complained_at = -COMPLAIN_EVERY_S
+        self._is_spooling = False
 
     def record(self, servable: Servable, answers: Sequence[tuple[Job, Outcome]]) -> Recorded:
         """Write the records; durable when this returns where the policy says `sync`."""
@@ -63,13 +65,24 @@ class Recorder:
             if isinstance(answer, Answer)
         ]
         try:
-            self._writer.append(contents, sync=policy.durability == "sync", seal=policy.encryption == "at_rest")
+            is_spooled = self._writer.append(
+                contents,
+                sync=policy.durability == "sync",
+                seal=policy.encryption == "at_rest",
+                spool=policy.spool_bytes if policy.when_full == "spool" else 0,
+            )
         except StorageError as error:
             if clock - self._complained_at > COMPLAIN_EVERY_S:
                 self._complained_at = clock
                 _log.error("records refused: %s", error)
             return Recorded(dropped=len(answers)) if policy.when_full == "drop" else Recorded(refused=len(answers))
-        return Recorded(written=len(contents))
+        if is_spooled != self._is_spooling:
+            self._is_spooling = is_spooled
+            if is_spooled:
+                _log.error("records wait in the spool: %s", self._writer.refusal)
+            else:
+                _log.info("the records' disk takes records again")
+        return Recorded(written=len(contents), spooled=len(contents) if is_spooled else 0)
 
     def sync(self) -> None:
         """Make durable what was written without waiting."""

@@ -30,6 +30,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     receive_timeout_s: float = 10.0  # for one request to come in whole
     rehearse: Literal["", "failure"] = ""  # failure: every run of the model raises, to see what callers get
     outcomes: str = ""  # directory outcomes/ENV; empty: none are taken
+    spool: str = ""  # directory on another volume where records wait whose disk refuses; empty: there is none
     log: str = ""  # the audit log's folder, where it is on this machine; only looked at
 
     @property

@@ -30,12 +30,16 @@ class Tally(msgspec.Struct, kw_only=True, omit_defaults=True):
     runs: int = 0
     run_rows: int = 0
     records: int = 0
+    records_spooled: int = 0
     records_dropped: int = 0
     records_refused: int = 0
     outcomes: int = 0
     deployments_refused: int = 0
     overloaded: int = 0
+    segments_fenced: int = 0
 
+    spool_bytes: int = 0
+    is_disk_refusing: bool = False  # the records'
     connections: int = 0
     breaker_open: dict[str, bool] = {}  # by release
     is_ready: bool = False
@@ -49,11 +53,14 @@ _SUMMED = (
     "runs",
     "run_rows",
     "records",
+    "records_spooled",
     "records_dropped",
     "records_refused",
     "outcomes",
     "deployments_refused",
     "overloaded",
+    "segments_fenced",
+    "spool_bytes",
     "connections",
     "workers",
 )
@@ -76,6 +83,7 @@ def add(one: Tally, other: Tally) -> Tally:
             name: one.breaker_open.get(name, False) or other.breaker_open.get(name, False) for name in releases
         },
         is_ready=one.is_ready or other.is_ready,
+        is_disk_refusing=one.is_disk_refusing or other.is_disk_refusing,
         seen=max(one.seen, other.seen),
     )
 
@@ -86,7 +94,9 @@ def _add_counts(one: Mapping[Any, int], other: Mapping[Any, int]) -> dict[Any, i
 
 def counts_alone(tally: Tally) -> Tally:
     """Without the states: what stays of a worker that ended."""
-    return msgspec.structs.replace(tally, connections=0, breaker_open={}, is_ready=False, workers=0)
+    return msgspec.structs.replace(
+        tally, connections=0, breaker_open={}, is_ready=False, is_disk_refusing=False, spool_bytes=0, workers=0
+    )
 
 
 def write_tally(run: Path, name: str, tally: Tally) -> None:

@@ -26,6 +26,7 @@ from shipworthy.serving.path import PredictionPath
 from shipworthy.serving.plain import MAX_BATCH_BYTES, PlainEndpoint
 from shipworthy.serving.problem import make_problem
 from shipworthy.serving.protocol import Connection, Exchange, Handler
+from shipworthy.serving.records_watch import RecordsWatch
 from shipworthy.serving.router import choose_release, unit_of
 from shipworthy.serving.routes import Route, RouteTable, find_route
 from shipworthy.serving.servable import Servable
@@ -63,6 +64,7 @@ class Worker:
         path: where predictions go.
         counters: counted in the loop.
         now: wall clock, Unix seconds, for expiries.
+        records: the disk of the records.
         outcomes: where outcomes go; None: none are taken.
     """
 
@@ -76,6 +78,7 @@ class Worker:
         path: PredictionPath,
         counters: Counters,
         now: Callable[[], float],
+        records: RecordsWatch,
         outcomes: OutcomeLog | None = None,
     ) -> None:
         self._settings = settings
@@ -87,6 +90,7 @@ class Worker:
         self._loop = loop
         self._path = path
         self.audit = AuditWatch(settings.log)
+        self.records = records
         self._outcomes = outcomes
         self.counters = counters
         self.connections: set[Connection] = set()
@@ -166,6 +170,9 @@ class Worker:
         breakers = {servable.release: servable.breaker for servable in self.state.servables}
         mine = self.counters.tally(refusals=self.gate.refused, breakers=breakers, is_ready=self.is_ready)
         mine.seen = time.monotonic()
+        mine.spool_bytes = self.records.spool_bytes
+        mine.segments_fenced = self.records.times_fenced
+        mine.is_disk_refusing = not self.records.is_writable
         return add(self._before, mine)
 
     # --- what connections ask
@@ -242,6 +249,7 @@ class Worker:
             "tls": self._binding.mode,
             "refused": self.refused,
             "audit_log": self.audit.words,
+            "records": self.records.words,
             "breakers": {servable.release: servable.breaker.state for servable in state.servables},
         }
         exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))

@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError
+from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError, UsageError
 from shipworthy.records.disk import Disk
+from shipworthy.records.spool import open_spool
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.vault import DATA_KEYS, Vault
 from shipworthy.serving.channel import NAME_TAKEN, Sign, tell
@@ -29,6 +30,7 @@ from shipworthy.serving.live import LiveState, Signature, keep_good, load_live, 
 from shipworthy.serving.outcomes import OutcomeLog
 from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.protocol import Connection
+from shipworthy.serving.records_watch import RecordsWatch
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.serving.runtimes.rehearsed import FailingRuntime
 from shipworthy.serving.runtimes.runtime import Runtime
@@ -72,7 +74,7 @@ def work(
         disk: where records are written.
 
     Raises:
-        UsageError, AccessError: the certificate is not right, or there is no key.
+        UsageError, AccessError: the certificate is not right, there is no key, or no spool and one is asked for.
         NotFoundError: nothing is deployed.
         IntegrityError: what is deployed does not hold.
         ConflictError: another process writes records under this name.
@@ -82,6 +84,7 @@ def work(
     vault = Vault(Path(settings.keys) / DATA_KEYS, os.environ)
     good = Path(settings.records) / GOOD
     state, refused = start_live(Path(settings.live), Path(settings.keys), make_runtime, vault, good)
+    _require_spool(state, settings)
     if refused is None:
         keep_good(Path(settings.live), signature, good)
     else:
@@ -94,6 +97,8 @@ def work(
         monotonic=time.monotonic,
         disk=disk,
         vault=vault,
+        spool=open_spool(Path(settings.spool), Path(settings.records)) if settings.spool else None,
+        sharers=settings.workers,
     )
     try:
         uvloop.run(_work(settings, post, state, signature, make_runtime, writer, vault, is_old=refused is not None))
@@ -118,7 +123,8 @@ async def _work(
     names = PathSettings(live.name, post.name, time.time, time.monotonic, os.urandom)
     path = PredictionPath(loop, writer, counters, names)
     outcomes = _open_outcomes(settings, post.name, loop, counters, vault)
-    worker = Worker(settings, post.name, post.run, loop, state, path, counters, time.time, outcomes)
+    records = RecordsWatch(writer)
+    worker = Worker(settings, post.name, post.run, loop, state, path, counters, time.time, records, outcomes)
     if is_old:
         worker.refused = REFUSED
         counters.deployments_refused += 1
@@ -144,6 +150,7 @@ async def _work(
     await _drain(worker, intake)
     beat.cancel()
     path.stop(1.0)
+    records.stop(1.0)
     if outcomes is not None:
         outcomes.close()
     worker.leave_tally()
@@ -178,6 +185,7 @@ async def _beat(worker: Worker, intake: Intake, sign: Callable[[], None]) -> Non
             swept = loop.time()
             worker.sweep()
             worker.audit.look()
+            worker.records.look()
             intake.renew()
             worker.certificate_expires = intake.expires
             worker.leave_tally()
@@ -191,7 +199,7 @@ async def _watch(
     vault: Vault,
 ) -> None:
     """Notice replaced files, load beside, switch between two ticks."""
-    live, keys, good = Path(settings.live), Path(settings.keys), Path(settings.records) / GOOD
+    live, good = Path(settings.live), Path(settings.records) / GOOD
     loop = asyncio.get_running_loop()
     loader = Lane("loader")
     while True:
@@ -202,7 +210,7 @@ async def _watch(
         signature = found
         done: asyncio.Future[LiveState] = loop.create_future()
         last = worker.state
-        loader.submit(lambda last=last, done=done: _load_beside(loop, live, keys, make_runtime, last, vault, done))  # type: ignore[misc]
+        loader.submit(lambda last=last, done=done: _load_beside(loop, settings, make_runtime, last, vault, done))  # type: ignore[misc]
         try:
             worker.switch(await done)
             keep_good(live, signature, good)
@@ -215,15 +223,16 @@ async def _watch(
 
 def _load_beside(
     loop: asyncio.AbstractEventLoop,
-    live: Path,
-    keys: Path,
+    settings: ServerSettings,
     make_runtime: Callable[[bytes], Runtime],
     last: LiveState,
     vault: Vault,
     done: "asyncio.Future[LiveState]",
 ) -> None:
+    live = Path(settings.live)
     try:
-        state = load_live(live, keys, make_runtime, last, vault)
+        state = load_live(live, Path(settings.keys), make_runtime, last, vault)
+        _require_spool(state, settings)
     except ShipworthyError as error:
         loop.call_soon_threadsafe(done.set_exception, error)
     except OSError as error:
@@ -233,6 +242,18 @@ def _load_beside(
         loop.call_soon_threadsafe(done.set_exception, InternalError(f"{live} cannot be loaded: {error}"))
     else:
         loop.call_soon_threadsafe(done.set_result, state)
+
+
+def _require_spool(state: LiveState, settings: ServerSettings) -> None:
+    """Refuse a release that counts on a spool where there is none.
+
+    Raises:
+        UsageError: records.when_full says spool, and the server was given none.
+    """
+    for servable in state.servables:
+        if servable.policy.when_full == "spool" and not settings.spool:
+            cure = "start the server with --spool DIR, a folder on another volume"
+            raise UsageError(f"{servable.release} keeps records in a spool when their disk refuses; {cure}.")
 
 
 async def _drain(worker: Worker, intake: Intake) -> None:

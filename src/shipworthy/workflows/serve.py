@@ -30,6 +30,7 @@ class Target:
     example: dict[str, Any]  # a request that is answered
     workers: int = 1  # as the contract declares
     worker_memory_bytes: int = 0  # 0: no limit
+    needs_spool: bool = False  # records wait there whose disk refuses
 
     @property
     def path(self) -> str:
@@ -52,6 +53,7 @@ def find_target(project: Project, environment: str) -> Target:
         example_request(bundle),
         policy.workers,
         policy.worker_memory_bytes,
+        policy.when_full == "spool",
     )
 
 

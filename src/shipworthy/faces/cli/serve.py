@@ -21,6 +21,7 @@ from rich.markup import escape
 from shipworthy.faces.cli.options import Listening, command, listening
 from shipworthy.faces.cli.show import Face
 from shipworthy.kernel.errors import AccessError, ShipworthyError, UsageError
+from shipworthy.records.spool import open_spool
 from shipworthy.security.binding import Tls
 from shipworthy.security.tls import check_tls, server_name
 from shipworthy.serving.settings import ServerSettings, check_settings
@@ -46,6 +47,13 @@ _Given = TypeVar("_Given")
     help="Let every run of the model fail, to see what callers get; not for production.",
 )
 @click.option("--workers", type=int, default=None, metavar="N", help="Processes that answer. Default: the contract's.")
+@click.option(
+    "--spool",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="On another volume: where records wait whose disk refuses.",
+)
 @listening
 def serve(
     root: Path,
@@ -55,6 +63,7 @@ def serve(
     is_open: bool,
     rehearse: Literal["failure"] | None,
     workers: int | None,
+    spool: Path | None,
     listening: Listening,
 ) -> int:
     """Answer predictions from the deployed release until stopped (Ctrl-C)."""
@@ -71,6 +80,7 @@ def serve(
         **listening.settings(),
         open=is_open,
         rehearse=rehearse or "",
+        spool="" if spool is None else str(spool.absolute()),
         workers=1 if workers is None else workers,
     )
     check_settings(settings)
@@ -84,6 +94,7 @@ def serve(
             face.note(f"The ledger cannot be written: {found}")
     target = find_target(project, environment)
     settings = as_declared(settings, target, workers)
+    check_spool(settings, target, face)
     token = None
     if entered is None:
         face.note("Serving goes on from local disk; tokens made earlier are good, or use --open.")
@@ -122,6 +133,25 @@ def as_declared(settings: ServerSettings, target: Target, workers: int | None) -
         workers=target.workers if workers is None else workers,
         worker_memory_bytes=target.worker_memory_bytes,
     )
+
+
+def check_spool(settings: ServerSettings, target: Target, face: Face) -> None:
+    """Refuse to start without the spool that the release counts on; say if it would be full together with the records.
+
+    Raises:
+        UsageError: there is none, or it is another project's.
+        StorageError: it cannot be written.
+    """
+    if not settings.spool:
+        if target.needs_spool:
+            cure = "name a folder on another volume with --spool DIR"
+            raise UsageError(f"{target.release} keeps records in a spool when their disk refuses; {cure}")
+        return
+    records = Path(settings.records)
+    folder = open_spool(Path(settings.spool), records)
+    records.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_dev == records.stat().st_dev:
+        face.note(f"{settings.spool} is on the same volume as the records, and is full when that is; name another.")
 
 
 @contextmanager

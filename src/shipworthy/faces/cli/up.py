@@ -18,7 +18,7 @@ import msgspec
 from rich.markup import escape
 
 from shipworthy.faces.cli.options import Listening, command, listening
-from shipworthy.faces.cli.serve import as_declared, check_certificate
+from shipworthy.faces.cli.serve import as_declared, check_certificate, check_spool
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.control_settings import ControlSettings
 from shipworthy.faces.oidc_settings import read_oidc_settings
@@ -77,6 +77,13 @@ class Plane:
 @click.option(
     "--workers", type=int, default=None, metavar="N", help="Processes that answer predictions. Default: the contract's."
 )
+@click.option(
+    "--spool",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="On another volume: where records wait whose disk refuses.",
+)
 @listening
 def up(
     root: Path,
@@ -88,12 +95,13 @@ def up(
     control_host: str,
     oidc: str,
     workers: int | None,
+    spool: Path | None,
     listening: Listening,
 ) -> int:
     """Serve predictions, run the control loop and show the console until stopped (Ctrl-C)."""
     project = Project(root)
     project.require()
-    asked = _data_settings(project, environment or "local", port, listening, workers)
+    asked = _data_settings(project, environment or "local", port, listening, workers, spool)
     check_settings(asked)  # before anything is recorded
     check_certificate(asked)
     control = _control_plane(root, control_port, clock, replace(listening, host=control_host), oidc)
@@ -104,7 +112,8 @@ def up(
             principal = acting(parts, os.environ)
             rule = permit(parts, principal, "up", environment=served)
         target = find_target(project, served)
-        settings = as_declared(_data_settings(project, served, port, listening, workers), target, workers)
+        settings = as_declared(_data_settings(project, served, port, listening, workers, spool), target, workers)
+        check_spool(settings, target, face)
         planes = [_data_plane(settings), control]
         with open_parts(root) as parts:
             token = grant_token(replace(parts, rule=rule), served, target.system)
@@ -135,7 +144,7 @@ def _served(project: Project) -> str:
 
 
 def _data_settings(
-    project: Project, environment: str, port: int, where: Listening, workers: int | None
+    project: Project, environment: str, port: int, where: Listening, workers: int | None, spool: Path | None
 ) -> ServerSettings:
     return ServerSettings(
         live=str(project.live(environment)),
@@ -145,6 +154,7 @@ def _data_settings(
         log=str(project.log),
         port=port,
         workers=1 if workers is None else workers,
+        spool="" if spool is None else str(spool.absolute()),
         **where.settings(),
     )
 
