@@ -187,7 +187,7 @@ ROWS = (
     ),
     Row(
         "F08 F10 F14 server",
-        "a disk that is full, or whose syncs fail, in each mode: as declared, said in health and metrics, recovered from",
+        "a disk that is full, or whose syncs fail, in each mode: as declared, said in health, recovered from",
         ("tests/serving/test_records_disk.py::test_a_disk_that_refuses_is_met_as_declared_and_recovered_from",),
         20,
     ),
@@ -196,9 +196,14 @@ ROWS = (
         "kill -9 and power loss at every call while records wait in the spool or move: none lost, none twice, in order",
         (
             "tests/records/test_spool.py",
-            "tests/serving/test_records_disk.py::test_a_server_killed_while_records_wait_moves_them_when_it_is_started_again",
+            "tests/serving/test_records_disk.py::test_a_server_killed_while_records_wait_moves_them_when_started_again",
         ),
         20,
+    ),
+    Row(
+        "compaction",
+        "kill -9 at every call while segments become Parquet: each record is there once, and proven",
+        ("tests/workflows/test_compact.py",),
     ),
     Row(
         "F11 F12 F13",

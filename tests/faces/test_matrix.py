@@ -141,6 +141,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # what each verb needs to come as far as 
     "serve": ("--port", "0"),
     "up": ("--port", "0", "--control-port", "0"),
     "control": (),
+    "records compact": (),
     "status": (),
     "quality": (),
     "loadtest": ("--seconds", "1", "--rps", "1"),

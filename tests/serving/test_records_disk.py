@@ -104,7 +104,7 @@ def test_a_disk_that_refuses_is_met_as_declared_and_recovered_from(
     seen(f"{when_full}, {fault}: acknowledged records lost or doubled", 0)
 
 
-def test_a_server_killed_while_records_wait_moves_them_when_it_is_started_again(
+def test_a_server_killed_while_records_wait_moves_them_when_started_again(
     place: Place, start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, seen: Seen
 ) -> None:
     """F14: kill -9 in the middle, as often as asked, with the disk full or just mended."""

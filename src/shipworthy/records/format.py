@@ -73,6 +73,7 @@ class SegmentSeal(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     size_bytes: int
     records: int
+    compacted: str = ""  # digest of its Parquet file, if there is one
     is_fenced: bool = False  # the disk refused to carry it on: what lies behind `size_bytes` was not acknowledged
 
 

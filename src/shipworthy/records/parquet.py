@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.records.format import MAGIC, Record, frame, join_frames, whole_frames
@@ -58,7 +58,7 @@ def from_parquet(content: bytes, place: Path) -> bytes:
         header = base64.b64decode(pl.read_parquet_metadata(io.BytesIO(content))[HEADER], validate=True)
         records = pl.read_parquet(io.BytesIO(content), columns=[ROW])[ROW].cast(pl.Binary).to_list()
         return MAGIC + frame(header) + join_frames(records)
-    except (PolarsError, KeyError, ValueError, TypeError, OSError) as error:
+    except (PolarsError, PanicException, KeyError, ValueError, TypeError, OSError) as error:
         raise IntegrityError(f"{place} is damaged ({type(error).__name__}); restore it from a copy.") from None
 
 

@@ -142,7 +142,7 @@ def find_record(directory: Path, prediction_id: str, vault: Vault | None = None)
         IntegrityError: its segment is damaged before its tail.
     """
     needle = prediction_id.encode()
-    for segment in sorted(list_segments(directory), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for segment in sorted(list_segments(directory), key=_changed, reverse=True):
         if not _may_hold(segment, needle):
             continue
         for record in read_segment(segment, vault):
@@ -151,16 +151,24 @@ def find_record(directory: Path, prediction_id: str, vault: Vault | None = None)
     raise NotFoundError(f"There is no record of prediction {prediction_id!r} in {directory}.")
 
 
+def _changed(segment: Path) -> int:
+    try:
+        return segment.stat().st_mtime_ns
+    except FileNotFoundError:  # compacted since it was listed
+        return 0
+
+
 def _may_hold(segment: Path, needle: bytes) -> bool:
     if segment.name.endswith(PARQUET):
         return needle in load_segment(segment)
-    if segment.stat().st_size == 0:
-        return False
-    with (
-        open(segment, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        return content[: len(MAGIC)] == SEALED_MAGIC or content.find(needle) >= 0
+    try:
+        with open(segment, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return False
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return content[: len(MAGIC)] == SEALED_MAGIC or content.find(needle) >= 0
+    except FileNotFoundError:  # compacted since it was listed
+        return needle in load_segment(segment)
 
 
 def load_segment(segment: Path) -> bytes:
@@ -177,10 +185,17 @@ def load_segment(segment: Path) -> bytes:
         compacted = segment.with_name(original.name + PARQUET)
         if not compacted.exists():
             raise
-        from shipworthy.records.parquet import from_parquet  # needs polars, which a serving machine may lack
-
-        return from_parquet(compacted.read_bytes(), compacted)
+        return _load_compacted(compacted)
     return content[: _acknowledged(original)]
+
+
+def _load_compacted(path: Path) -> bytes:
+    from shipworthy.records.parquet import from_parquet  # needs polars, which a serving machine may lack
+
+    content, seal = path.read_bytes(), read_seal(path)
+    if seal is None or digest_bytes(content) != seal.compacted:  # asked first: damage is not for a parser to find
+        raise IntegrityError(f"{path} is not what was compacted; restore it from a copy.")
+    return from_parquet(content, path)
 
 
 def _acknowledged(segment: Path) -> int | None:

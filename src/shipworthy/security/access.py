@@ -113,6 +113,7 @@ VERBS: Mapping[str, Verb] = {
     "serve": Verb("operate", is_recorded=True),
     "up": Verb("operate", is_recorded=True),
     "control": Verb("operate", is_recorded=True),
+    "records compact": Verb("operate", is_recorded=True),
     "user add": Verb("manage users", is_recorded=True, never="self"),
     "user set": Verb("manage users", is_recorded=True, never="self"),
     "user remove": Verb("manage users", is_recorded=True),

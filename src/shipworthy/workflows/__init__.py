@@ -8,6 +8,7 @@ __all__ = [
     "audit",
     "backup",
     "check",
+    "compact",
     "control",
     "deploy",
     "fingerprints",

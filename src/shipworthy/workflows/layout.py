@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shipworthy.kernel.errors import SourceError, UsageError
+from shipworthy.records.format import stem_of
 from shipworthy.security.vault import DATA_KEYS, Vault
 
 CONTRACT_FILE = "shipworthy.yaml"
@@ -119,10 +120,10 @@ class Project:
 
 
 def name_segment(segment: Path) -> str:
-    """How the ledger calls the segment at `records/ENV/NAME` or `outcomes/ENV/NAME`.
+    """How the ledger calls the segment, compacted or not, at `records/ENV/NAME` or `outcomes/ENV/NAME`.
 
     >>> name_segment(Path("outcomes/local/file-00000001")), name_segment(Path("records/local/w0-00000001"))
     ('segment:local/outcomes/file-00000001', 'segment:local/w0-00000001')
     """
     environment, kind = segment.parent.name, segment.parent.parent.name
-    return f"segment:{environment}/{'' if kind == 'records' else f'{kind}/'}{segment.name}"
+    return f"segment:{environment}/{'' if kind == 'records' else f'{kind}/'}{stem_of(segment)}"

@@ -14,6 +14,7 @@ from shipworthy.bundle.verify import MANIFEST, VerifiedBundle, verify_bundle
 from shipworthy.kernel.errors import AccessError, Fault, IntegrityError, NotFoundError, UsageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.audit import AuditReport, verify_audit
+from shipworthy.records.format import PARQUET
 from shipworthy.records.read import list_segments, read_outcomes, read_records, verify_seal
 from shipworthy.security.keyring import active_name, holder_of
 from shipworthy.security.keys import PublicKey, load_public_keys
@@ -255,6 +256,7 @@ def _check_companions(place: Path, bundle: VerifiedBundle, known: Mapping[str, P
 def verify_records(project: Project, ledger: "Ledger") -> list[Proof]:
     """Prediction records and outcomes of each environment: whole, and as sealed when their segment was closed."""
     sealed = {entry.object: entry.body for entry in ledger.events(verb="segment.closed")}
+    compacted = {entry.object: str(entry.body["digest"]) for entry in ledger.events(verb="segment.compacted")}
     known = {name.removeprefix("segment:").partition("/")[0] for name in sealed}
     proofs = []
     for kind in ("records", "outcomes"):
@@ -263,7 +265,7 @@ def verify_records(project: Project, ledger: "Ledger") -> list[Proof]:
         for environment in sorted(there | known):
             mine = {name: body for name, body in sealed.items() if _is_of(name, environment, kind)}
             if mine or environment in there:
-                proofs.append(_verify_segments(project, folder / environment, mine))
+                proofs.append(_verify_segments(project, folder / environment, mine, compacted))
     return proofs
 
 
@@ -272,7 +274,9 @@ def _is_of(name: str, environment: str, kind: str) -> bool:
     return name_segment(Path(kind) / environment / name.rpartition("/")[2]) == name
 
 
-def _verify_segments(project: Project, folder: Path, sealed: Mapping[str, Mapping[str, Any]]) -> Proof:
+def _verify_segments(
+    project: Project, folder: Path, sealed: Mapping[str, Mapping[str, Any]], compacted: Mapping[str, str]
+) -> Proof:
     kind, name = folder.parent.name, f"{folder.parent.name} {folder.name}"
     segments = list_segments(folder)
     try:
@@ -281,6 +285,10 @@ def _verify_segments(project: Project, folder: Path, sealed: Mapping[str, Mappin
             known = sealed.get(name_segment(segment))
             if known is not None and (seal is None or seal.digest != known["digest"]):
                 raise IntegrityError(f"{segment} is not the segment whose digest the ledger has")
+            if segment.name.endswith(PARQUET) and (
+                seal is None or seal.compacted != compacted.get(name_segment(segment))
+            ):
+                raise IntegrityError(f"{segment} is not the file whose digest the ledger has")
         missing = sorted(sealed.keys() - {name_segment(segment) for segment in segments})
         if missing:
             raise IntegrityError(f"{missing[0]} is in the ledger, its file is missing", "missing")
