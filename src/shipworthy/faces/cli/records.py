@@ -39,16 +39,20 @@ def compact(root: Path, face: Face, environment: str, older_than: str) -> int:
     if not face.as_json:
         if done.segments:
             face.say(
-                f"{done.segments:,} segments with {done.records:,} records: {done.bytes_before / 1e6:,.1f} MB are now "
+                f"{_segments(done.segments)} with {done.records:,} records: {done.bytes_before / 1e6:,.1f} MB, now "
                 f"{done.bytes_after / 1e6:,.1f} MB of Parquet in {parts.project.records(environment)}."
             )
         else:
             face.say("Nothing to compact.")
         if done.open_or_young:
-            face.say(f"{done.open_or_young:,} segments are open or younger than {older_than}.")
+            face.say(f"{_segments(done.open_or_young)} left for later: open, or younger than {older_than}.")
         if done.encrypted:
-            face.say(f"{done.encrypted:,} encrypted segments stay as they are: Parquet would show what they hide.")
+            face.say(f"{_segments(done.encrypted)} left encrypted as they are: Parquet would show what they hide.")
     return 0
+
+
+def _segments(count: int) -> str:
+    return f"{count:,} segment" if count == 1 else f"{count:,} segments"
 
 
 records.add_command(compact)
