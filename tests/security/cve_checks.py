@@ -186,9 +186,7 @@ def token_of_another_scope(root: Path) -> str | None:
     class Asked:
         headers: Mapping[bytes, bytes] = {b"authorization": b"Bearer swt_" + b"A" * 43}
         path = b"/"
-
-        class connection:  # noqa: N801
-            address = "127.0.0.1"
+        address = "127.0.0.1"
 
     found = gate.check_caller(Asked(), "predict")  # type: ignore[arg-type]
     return None if found is not None else "an unknown token may predict"

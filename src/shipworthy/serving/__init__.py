@@ -12,6 +12,7 @@ __all__ = [
     "decode",
     "gate",
     "inference",
+    "inference_http",
     "intake",
     "job",
     "lane",

@@ -1,7 +1,7 @@
 """A caller: what one token stands for, and what its principal has used of its limits."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -124,3 +124,22 @@ class Caller:
 
 
 OPEN = Caller("open", frozenset({"predict", "tell"}))
+
+
+class Call(Protocol):
+    """A request as far as its caller goes, by whichever protocol it came."""
+
+    arrived: float  # monotonic seconds
+    caller: Caller | None  # once the gate has let it through
+
+    @property
+    def path(self) -> bytes:
+        """What is asked."""
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """Those that are looked at, by their names in small letters."""
+
+    @property
+    def address(self) -> str:
+        """Whence it came."""

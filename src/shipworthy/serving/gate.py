@@ -15,8 +15,7 @@ from typing import Literal, TypeVar
 from shipworthy.bundle.format import AccessToken
 from shipworthy.security.binding import is_loopback
 from shipworthy.security.tokens import hash_token
-from shipworthy.serving.caller import NEVER, OPEN, Caller, Cell, MemoryCell, Meter
-from shipworthy.serving.protocol import Exchange
+from shipworthy.serving.caller import NEVER, OPEN, Call, Caller, Cell, MemoryCell, Meter
 
 Access = Literal["public", "predict", "tell"]
 """Of a route: anyone, or callers whose token has the scope `predict:SYSTEM` or `tell:SYSTEM`."""
@@ -128,45 +127,49 @@ class Gate:
         for gone in self._meters.keys() - limits.keys():
             del self._meters[gone]
 
-    def check_host(self, exchange: Exchange) -> Refusal | None:
+    def check_host(self, call: Call) -> Refusal | None:
         """Whether a request was meant for this server: no DNS rebinding, no call from another site's page."""
         if not self._asks_host:
             return None
-        host = exchange.headers.get(b"host", b"")
-        if host not in self._hosts and (self._is_open or exchange.path not in PROBES):
+        host = call.headers.get(b"host", b"")
+        if host not in self._hosts and (self._is_open or call.path not in PROBES):
             if not self._is_allowed(host):
                 return self._refuse("host", Refusal(421, "This server does not answer under that name."))
             if len(self._hosts) >= MAX_HOSTS:
                 self._hosts.clear()
             self._hosts.add(host)
-        origin = exchange.headers.get(b"origin")
+        return self.check_origin(call)
+
+    def check_origin(self, call: Call) -> Refusal | None:
+        """Whether a page of another site sent the request."""
+        origin = call.headers.get(b"origin")
         if origin is not None and not self._is_allowed(origin.partition(b"://")[2]):
             return self._refuse("origin", Refusal(403, "Pages of another site may not call this server."))
         return None
 
-    def check_caller(self, exchange: Exchange, access: Access) -> Refusal | None:
-        """Whether whoever sent the request may; notes on the exchange who it is."""
+    def check_caller(self, call: Call, access: Access) -> Refusal | None:
+        """Whether whoever sent the request may; notes on the call who it is."""
         if access == "public":
             return None
-        caller = OPEN if self._is_open else self._known.get(exchange.headers.get(b"authorization", b""))
+        caller = OPEN if self._is_open else self._known.get(call.headers.get(b"authorization", b""))
         if caller is None:
-            found = self._prove(exchange.headers.get(b"authorization", b""))
+            found = self._prove(call.headers.get(b"authorization", b""))
             if isinstance(found, str):
-                return self._fail(exchange, found)
+                return self._fail(call, found)
             caller = found
         if caller.expires <= self._now():
-            return self._fail(exchange, "expired")
+            return self._fail(call, "expired")
         if access not in caller.may:
             return self._refuse("scope", Refusal(403, _DETAILS["scope"].format(access)))
         if caller.meter is not None and (wait := caller.meter.take_request()):
             detail = f"This caller may send {caller.meter.per_second:g} requests a second."
             return self._refuse("rate", Refusal(429, detail, math.ceil(wait)))
-        exchange.caller = caller
+        call.caller = caller
         return None
 
-    def charge(self, exchange: Exchange, rows: int) -> Refusal | None:
+    def charge(self, call: Call, rows: int) -> Refusal | None:
         """Count the rows of a request against its caller's day; all of them, or none and why."""
-        meter = None if exchange.caller is None else exchange.caller.meter
+        meter = None if call.caller is None else call.caller.meter
         if meter is None or not (wait := meter.take_rows(rows, self._now())):
             return None
         left = (meter.per_day or 0) - meter.rows
@@ -194,13 +197,13 @@ class Gate:
         self._known[header] = caller  # found again by a keyed hash, then compared: its time tells nothing of others
         return caller
 
-    def _fail(self, exchange: Exchange, reason: str) -> Refusal:
+    def _fail(self, call: Call, reason: str) -> Refusal:
         """A failure to prove oneself. A valid token is served however many came before from its address.
 
         Callers behind one proxy share an address: whoever guesses among them must not lock the others out, and 256
         bits are not found by guessing anyway. The limit keeps guesses from being free of notice, and cheap to answer.
         """
-        wait = self._attempts.fail(exchange.connection.address, self._clock())
+        wait = self._attempts.fail(call.address, self._clock())
         if wait:
             detail = "Too many requests from this address came without a valid token."
             return self._refuse("attempts", Refusal(429, detail, math.ceil(wait)))

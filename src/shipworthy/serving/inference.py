@@ -1,30 +1,29 @@
-"""The Open Inference Protocol, version 2, over HTTP: a tensor for each feature, shape [n] or [n, 1], as JSON or bytes.
+"""The Open Inference Protocol, version 2, as HTTP and gRPC have it in common: tensors in, rows answered, tensors out.
 
-Where all features are numbers, one tensor of shape [n, features] in the schema's order will do, under any other name.
+A tensor for each feature, shape [n] or [n, 1]. Where all features are numbers, one tensor of shape [n, features] in the
+schema's order will do, under any other name.
 Context may come as tensors of its columns' names, or in `parameters.context`; `parameters.id` (one row) or
 `parameters.ids` are idempotency keys; `parameters.partial` lets good rows be answered when others are bad.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from shipworthy.bundle.format import Kind, Policy, Schema
 from shipworthy.serving.answer import Answer
-from shipworthy.serving.decode import InvalidRequestError, Sample, parse_strictly
+from shipworthy.serving.caller import Call
+from shipworthy.serving.decode import InvalidRequestError, Sample
+from shipworthy.serving.gate import Refusal
 from shipworthy.serving.job import Job, Outcome
 from shipworthy.serving.path import PredictionPath
-from shipworthy.serving.plain import MAX_ROWS, SLICE_ROWS, Charge, problem_of
+from shipworthy.serving.plain import MAX_ROWS, SLICE_ROWS, problem_of
 from shipworthy.serving.problem import FieldProblem, Problem, make_problem
-from shipworthy.serving.protocol import Exchange
 from shipworthy.serving.servable import Servable
-from shipworthy.serving.tensors import read_tensor, write_tensor
 
 PLATFORM = "onnxruntime_onnx"
-LENGTH_HEADER = b"inference-header-content-length"
-TENSOR_MEDIA = b"application/octet-stream"
 DATATYPES: Mapping[Kind, str] = {
     "float": "FP64",
     "int": "INT64",
@@ -42,8 +41,7 @@ _ACCEPTED: Mapping[str, frozenset[str]] = {
 }
 
 ChooseObject = Callable[[Any, str | None], tuple[Servable, Sample]]
-
-_encode = msgspec.json.Encoder().encode
+Charge = Callable[[Call, int], Refusal | None]
 
 
 class Tensor(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -57,7 +55,7 @@ class Tensor(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class InferRequest(msgspec.Struct, kw_only=True):
-    """The body of an inference request."""
+    """An inference request."""
 
     inputs: list[Tensor]
     id: str | None = None
@@ -65,9 +63,28 @@ class InferRequest(msgspec.Struct, kw_only=True):
     outputs: list[dict[str, Any]] | None = None
 
 
-def describe_model(servable: Servable, versions: Sequence[str]) -> bytes:
+class InferResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The answer to an inference request."""
+
+    outputs: list[Tensor]
+    model_name: str | None = None  # of none of its rows was a release asked
+    model_version: str | None = None
+    id: str | None = None
+
+
+class Reply(Protocol):
+    """How the one who asked is answered, once."""
+
+    def answer(self, request: InferRequest, response: InferResponse) -> None:
+        """With outputs."""
+
+    def refuse(self, problem: Problem, wait_s: int = 0) -> None:
+        """With a problem, and the seconds after which it may be tried again; 0: not said."""
+
+
+def describe_model(servable: Servable, versions: Sequence[str]) -> dict[str, Any]:
     """The model's metadata document."""
-    document = {
+    return {
         "name": servable.system,
         "versions": list(versions),
         "platform": PLATFORM,
@@ -79,7 +96,6 @@ def describe_model(servable: Servable, versions: Sequence[str]) -> bytes:
             for name, (datatype, shape) in output_types(servable.policy).items()
         ],
     }
-    return _encode(document)
 
 
 def output_types(policy: Policy) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -95,7 +111,7 @@ def output_types(policy: Policy) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 class InferenceEndpoint:
-    """Answers `POST /v2/models/NAME[/versions/V]/infer`.
+    """Answers inference requests.
 
     Args:
         path: where jobs go.
@@ -116,34 +132,42 @@ class InferenceEndpoint:
         self._call_soon = call_soon
         self._charge = charge
 
-    def infer(self, policy: Policy, schema: Schema, version: str | None, exchange: Exchange, body: bytes) -> None:
-        """Answer one request of tensors."""
+    def infer(self, servable: Servable, version: str | None, call: Call, request: InferRequest, reply: Reply) -> None:
+        """Answer one request.
+
+        Args:
+            servable: whose schema and policy the request is read by.
+            version: that was asked for; None: any.
+            call: who asks, and when it came.
+            request: with the values of every tensor.
+            reply: takes the answer, now or later.
+        """
         try:
-            request = _read_request(exchange.headers.get(LENGTH_HEADER), body)
-            wanted = _wanted_outputs(request, policy)
-            items = _rows(request, schema)
+            wanted = _wanted_outputs(request, servable.policy)
+            items = _rows(request, servable.schema)
         except InvalidRequestError as error:
-            refuse_inference(exchange, problem_of(error))
+            reply.refuse(problem_of(error))
             return
         if not self._path.admit(len(items), is_list=len(items) > 1):
-            refuse_inference(exchange, make_problem(503, "Too many predictions are waiting; try again later."))
+            reply.refuse(make_problem(503, "Too many predictions are waiting; try again later."))
             return
-        if (refused := self._charge(exchange, len(items))) is not None:
+        if (refused := self._charge(call, len(items))) is not None:
             self._path.give_back(len(items), is_list=len(items) > 1)
-            refuse_inference(exchange, make_problem(refused.status, refused.detail), refused.headers)
+            reply.refuse(make_problem(refused.status, refused.detail), refused.wait_s)
             return
         choose = partial(self._choose, version=version)  # type: ignore[call-arg]
-        _InferenceRequest(self._path, choose, self._call_soon, exchange, request, items, wanted, policy).step()
+        _Inference(self._path, choose, self._call_soon, call, request, reply, items, wanted, servable.policy).step()
 
 
-class _InferenceRequest:
+class _Inference:
     def __init__(
         self,
         path: PredictionPath,
         choose: Callable[[Any], tuple[Servable, Sample]],
         call_soon: Callable[[Callable[[], None]], object],
-        exchange: Exchange,
+        call: Call,
         request: InferRequest,
+        reply: Reply,
         items: list[dict[str, Any]],
         wanted: Sequence[str],
         policy: Policy,
@@ -151,8 +175,9 @@ class _InferenceRequest:
         self._path = path
         self._choose = choose
         self._call_soon = call_soon
-        self._exchange = exchange
+        self._arrived = call.arrived
         self._request = request
+        self._reply = reply
         self._items = items
         self._is_list = len(items) > 1
         self._wanted = wanted
@@ -173,7 +198,7 @@ class _InferenceRequest:
             except InvalidRequestError as error:
                 if not self._partial:
                     self._path.give_back(self._left, is_list=self._is_list)
-                    refuse_inference(self._exchange, _at_row(problem_of(error), place, len(self._items)))
+                    self._reply.refuse(_at_row(problem_of(error), place, len(self._items)))
                     return
                 self._path.give_back(1, is_list=self._is_list)
                 self._outcomes[place] = problem_of(error)
@@ -187,9 +212,7 @@ class _InferenceRequest:
         if self._left == 0:
             self._finish()
         for place, servable, sample in self._samples:
-            self._path.submit(
-                Job(servable, sample, self._exchange.arrived, partial(self._take, place), is_list=self._is_list)
-            )
+            self._path.submit(Job(servable, sample, self._arrived, partial(self._take, place), is_list=self._is_list))
 
     def _take(self, place: int, outcome: Outcome) -> None:
         self._outcomes[place] = outcome
@@ -201,35 +224,20 @@ class _InferenceRequest:
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
         failed = next((outcome for outcome in outcomes if isinstance(outcome, Problem)), None)
         if failed is not None and not self._partial:
-            refuse_inference(self._exchange, failed)
+            self._reply.refuse(failed)
             return
         outputs = [_output(name, self._policy, outcomes) for name in self._wanted]
         if self._partial:
-            statuses = ["ok" if isinstance(outcome, Answer) else _flat(outcome) for outcome in outcomes]
+            statuses = ["ok" if isinstance(outcome, Answer) else flatten(outcome) for outcome in outcomes]
             outputs.append(Tensor(name="status", datatype="BYTES", shape=[len(outcomes)], data=statuses))
-        binary = _binary_outputs(self._request)
-        contents = [_move_to_bytes(tensor) for tensor in outputs if binary(tensor.name)]
-        document: dict[str, Any] = {"outputs": outputs}
+        response = InferResponse(outputs=outputs, id=self._request.id)
         if self._servable is not None:
-            document |= {"model_name": self._servable.system, "model_version": self._servable.version}
-        if self._request.id is not None:
-            document["id"] = self._request.id
-        head = _encode(document)
-        if not contents:
-            self._exchange.respond(200, head)
-            return
-        length = b"%b: %d\r\n" % (LENGTH_HEADER, len(head))
-        self._exchange.respond(200, b"".join([head, *contents]), TENSOR_MEDIA, length)
+            response.model_name, response.model_version = self._servable.system, self._servable.version
+        self._reply.answer(self._request, response)
 
 
-def refuse_inference(exchange: Exchange, problem: Problem, extra: bytes = b"") -> None:
-    """Answer with the problem in the protocol's form: `error` beside the fields of RFC 9457; 422 becomes 400."""
-    status = 400 if problem.status == 422 else problem.status
-    document = {"error": _flat(problem), **msgspec.to_builtins(problem), "status": status}
-    exchange.respond(status, _encode(document), extra=extra or (b"retry-after: 1\r\n" if status == 503 else b""))
-
-
-def _flat(problem: Problem) -> str:
+def flatten(problem: Problem) -> str:
+    """The problem in one line, with all that is wrong."""
     fields = [f"{error.field}: expected {error.expected}" for error in problem.errors]
     return "; ".join([problem.detail, *fields])
 
@@ -238,71 +246,6 @@ def _at_row(problem: Problem, place: int, rows: int) -> Problem:
     if rows == 1:
         return problem
     return msgspec.structs.replace(problem, detail=f"Row {place}: {problem.detail}")
-
-
-def _read_request(length: bytes | None, body: bytes) -> InferRequest:
-    """The request, with the values of every tensor.
-
-    Args:
-        length: of the JSON document at the beginning of the body; None: it is all of it.
-        body: as it came.
-    """
-    head, rest = body, memoryview(b"")
-    if length is not None:
-        if not length.isdigit() or not 0 < int(length) <= len(body):
-            raise InvalidRequestError(
-                400, f"The header {LENGTH_HEADER.decode()} must be the length of the JSON document in the body."
-            )
-        head, rest = body[: int(length)], memoryview(body)[int(length) :]
-    try:
-        request = msgspec.json.decode(head, type=InferRequest)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(400, f"The body is not an inference request: {error}.") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        parse_strictly(head)
-        raise InvalidRequestError(400, "The body is not JSON.") from None
-    _fill(request.inputs, rest)
-    return request
-
-
-def _fill(tensors: Sequence[Tensor], rest: memoryview) -> None:
-    """Give the tensors their values out of the bytes behind the document, in their order."""
-    problems = []
-    for tensor in tensors:
-        field = f"inputs.{tensor.name}"[:80]
-        size = tensor.parameters.get("binary_data_size")
-        if size is None:
-            if tensor.data is msgspec.UNSET:
-                problems.append(FieldProblem(field, "`data`, or `parameters.binary_data_size` and as many bytes"))
-        elif tensor.data is not msgspec.UNSET:
-            problems.append(FieldProblem(field, "`data` or `parameters.binary_data_size`, not both"))
-        elif type(size) is not int or not 0 <= size <= len(rest):
-            problems.append(FieldProblem(field, f"a binary_data_size of 0 to {len(rest)}, the bytes that are left"))
-        else:
-            content, rest = rest[:size], rest[size:]
-            try:
-                tensor.data = read_tensor(content, tensor.datatype, tensor.shape)
-            except ValueError as error:
-                problems.append(FieldProblem(field, str(error)))
-    if not problems and len(rest):
-        problems.append(FieldProblem("inputs", f"no more bytes than the tensors have; {len(rest)} follow them"))
-    if problems:
-        raise InvalidRequestError(400, "The tensors cannot be read.", problems)
-
-
-def _binary_outputs(request: InferRequest) -> Callable[[str], bool]:
-    """Whether an output is to be answered as bytes: as it says itself, or else as the request says for all."""
-    default = request.parameters.get("binary_data_output") is True
-    own = {str(output.get("name")): output.get("parameters") or {} for output in request.outputs or ()}
-    return lambda name: own.get(name, {}).get("binary_data", default) is True
-
-
-def _move_to_bytes(tensor: Tensor) -> bytes:
-    """The tensor's values, which then are not in the document."""
-    content = write_tensor([] if tensor.data is msgspec.UNSET else tensor.data, tensor.datatype)
-    tensor.data = msgspec.UNSET
-    tensor.parameters = {"binary_data_size": len(content)}
-    return content
 
 
 def _wanted_outputs(request: InferRequest, policy: Policy) -> Sequence[str]:

@@ -57,6 +57,11 @@ class Exchange(msgspec.Struct, eq=False):
     caller: Caller | None = None  # once the gate has let it through
     payload: bytes | None = None
 
+    @property
+    def address(self) -> str:
+        """Whence it came."""
+        return self.connection.address
+
     def respond(self, status: int, body: bytes, media: bytes = JSON, extra: bytes = b"") -> None:
         """Answer, once; it is written when all before it are.
 

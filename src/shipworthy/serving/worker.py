@@ -17,6 +17,7 @@ from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.decode import RequestDecoder, Sample
 from shipworthy.serving.gate import Gate
 from shipworthy.serving.inference import InferenceEndpoint, describe_model
+from shipworthy.serving.inference_http import infer_by_http
 from shipworthy.serving.live import LiveState
 from shipworthy.serving.meters import MeterTable
 from shipworthy.serving.openapi import describe_api
@@ -115,9 +116,9 @@ class Worker:
         call_soon = self._loop.call_soon
         choose = self._choose if len(state.servables) > 1 else partial(_decode_for, primary)
         plain = PlainEndpoint(self._path, choose, call_soon, self.gate.charge)
-        inference = InferenceEndpoint(self._path, self._choose_object, call_soon, self.gate.charge)
+        self.inference = InferenceEndpoint(self._path, self._choose_object, call_soon, self.gate.charge)
         versions = {servable.version: servable for servable in state.servables}
-        described = partial(_respond, describe_model(primary, tuple(versions)))
+        described = partial(_respond, msgspec.json.encode(describe_model(primary, tuple(versions))))
         table: dict[bytes, dict[bytes, Route]] = {
             b"/v2": {b"GET": Route(partial(_respond, _SERVER), "public")},
             b"/v2/health/live": {b"GET": Route(partial(_respond, b'{"live":true}'), "public")},
@@ -130,7 +131,7 @@ class Worker:
         }
         for version, servable in [(None, primary), *versions.items()]:
             base = f"/v2/models/{system}" + ("" if version is None else f"/versions/{version}")
-            infer = partial(inference.infer, servable.policy, servable.schema, version)
+            infer = partial(infer_by_http, self.inference, servable, version)
             table[base.encode()] = {b"GET": Route(described, "predict")}
             table[f"{base}/ready".encode()] = {b"GET": Route(self._model_ready, "public")}
             table[f"{base}/infer".encode()] = {b"POST": Route(infer, "predict", MAX_BATCH_BYTES, takes_tensors=True)}
