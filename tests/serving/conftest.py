@@ -242,6 +242,7 @@ class Running:
     port: int
     stderr: Path
     tls: ssl.SSLContext | None = None  # a caller's
+    grpc: str = ""  # address of its gRPC port
 
     def connect(self, timeout_s: float = 20) -> http.client.HTTPConnection:
         if self.tls is None:
@@ -317,8 +318,9 @@ def start_server(settings: ServerSettings, stderr: Path, script: Path | None = N
         process.wait(10)
         process.stdout.close()
         raise RuntimeError(f"the server ended with {process.returncode}: {stderr.read_text()}")
-    host, _, port = json.loads(line)["address"].partition("://")[2].rpartition(":")
-    return Running(process, host, int(port), stderr)
+    said = json.loads(line)
+    host, _, port = said["address"].partition("://")[2].rpartition(":")
+    return Running(process, host, int(port), stderr, grpc=said.get("grpc", ""))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ class Counters:
         self.answers: Counter[tuple[str, str]] = Counter()  # (source, handling)
         self.fallbacks: Counter[str] = Counter()  # by cause
         self.responses: Counter[int] = Counter()  # by HTTP status
+        self.grpc_responses: Counter[str] = Counter()  # by `method code`
         self.latency = [0] * (len(BUCKETS_S) + 1)
         self.latency_sum_s = 0.0
         self.runs = 0
@@ -51,6 +52,7 @@ class Counters:
             answers={f"{source} {handling}": count for (source, handling), count in self.answers.items()},
             fallbacks=dict(self.fallbacks),
             responses=dict(self.responses),
+            grpc_responses=dict(self.grpc_responses),
             refusals=dict(refusals),
             breaker_opened={name: breaker.opened for name, breaker in breakers.items()},
             breaker_open={name: breaker.state != "closed" for name, breaker in breakers.items()},
@@ -101,6 +103,10 @@ def render_metrics(
     _family(lines, "responses_total", "counter", "HTTP responses, by status.")
     for status, count in sorted(tally.responses.items()):
         lines.append(f'shipworthy_responses_total{{status="{status}"}} {count}')
+    _family(lines, "grpc_responses_total", "counter", "gRPC responses, by method and code.")
+    for words, count in sorted(tally.grpc_responses.items()):
+        method, _, code = words.partition(" ")
+        lines.append(f'shipworthy_grpc_responses_total{{method="{method}",code="{code}"}} {count}')
     _family(lines, "refusals_total", "counter", "Requests that the gate refused, by reason.")
     for reason, count in sorted(tally.refusals.items()):
         lines.append(f'shipworthy_refusals_total{{reason="{reason}"}} {count}')

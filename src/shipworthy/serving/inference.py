@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from shipworthy import __version__
 from shipworthy.bundle.format import Kind, Policy, Schema
 from shipworthy.serving.answer import Answer
 from shipworthy.serving.caller import Call
@@ -24,6 +25,7 @@ from shipworthy.serving.problem import FieldProblem, Problem, make_problem
 from shipworthy.serving.servable import Servable
 
 PLATFORM = "onnxruntime_onnx"
+SERVER: Mapping[str, Any] = {"name": "shipworthy", "version": __version__, "extensions": ["binary_tensor_data"]}
 DATATYPES: Mapping[Kind, str] = {
     "float": "FP64",
     "int": "INT64",

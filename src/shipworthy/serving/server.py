@@ -41,8 +41,9 @@ def main(worker: Sequence[str] = WORKER) -> int:
         return 1
 
 
-def _announce(address: str) -> None:
-    sys.stdout.write(msgspec.json.encode({"address": address, "pid": os.getpid()}).decode() + "\n")
+def _announce(address: str, grpc: str | None = None) -> None:
+    document = {"address": address, "pid": os.getpid()} | ({} if grpc is None else {"grpc": grpc})
+    sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
     sys.stdout.flush()
 
 

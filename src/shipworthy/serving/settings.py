@@ -1,13 +1,15 @@
 """Where a server finds what it serves, where it listens, and how many workers it has."""
 
+from importlib.util import find_spec
 from typing import Literal
 
 import msgspec
 
-from shipworthy.kernel.errors import UsageError
+from shipworthy.kernel.errors import MissingExtraError, UsageError
 from shipworthy.security.binding import Binding, check_binding, make_tls
 
 MAX_WORKERS = 256
+MAX_PORT = 65535
 MIN_MEMORY_BYTES = 128_000_000  # a worker needs nearly that much to start
 
 
@@ -19,6 +21,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keys: str  # directory of public keys
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
+    grpc_port: int | None = None  # None: no gRPC; 0: any free one
     open: bool = False  # anyone on loopback may predict
     tls_cert: str = ""  # PEM files; empty: plain HTTP
     tls_key: str = ""
@@ -49,10 +52,22 @@ def check_settings(settings: ServerSettings) -> None:
 
     Raises:
         UsageError: open to others than this machine, without TLS, or a number that cannot be.
+        MissingExtraError: gRPC was asked for and is not installed.
     """
     check_binding(settings.binding, is_open=settings.open)
     if not 1 <= settings.workers <= MAX_WORKERS:
         raise UsageError(f"{settings.workers} workers were asked for; there can be 1 to {MAX_WORKERS}.")
+    if settings.grpc_port is not None:
+        _check_grpc(settings.port, settings.grpc_port)
     if settings.worker_memory_bytes and settings.worker_memory_bytes < MIN_MEMORY_BYTES:
         least = f"it needs {MIN_MEMORY_BYTES} or more, or 0 for no limit"
         raise UsageError(f"a worker was given {settings.worker_memory_bytes} bytes; {least}.")
+
+
+def _check_grpc(port: int, grpc_port: int) -> None:
+    if not 0 <= grpc_port <= MAX_PORT:
+        raise UsageError(f"--grpc-port {grpc_port} is no port; give one of 1 to {MAX_PORT}, or 0 for any free one.")
+    if grpc_port and grpc_port == port:
+        raise UsageError(f"--port and --grpc-port are both {port}; HTTP and gRPC need a port each.")
+    if find_spec("grpc") is None:
+        raise MissingExtraError("--grpc-port needs grpcio, which is not installed; run: pip install 'shipworthy[grpc]'")

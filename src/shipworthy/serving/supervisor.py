@@ -96,6 +96,7 @@ class Supervisor:
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._listening: list[socket.socket] = []
+        self._reserved: list[socket.socket] = []  # on the gRPC port, where the workers listen
         self._waiting: deque[socket.socket] = deque()  # accepted while nobody could take them
         self._slots = [_Slot() for _ in range(settings.workers)]
         self._leaving: list[_Worker] = []  # told to stop
@@ -107,11 +108,11 @@ class Supervisor:
         self._due = 0.0  # for the next look at the workers
         self._weighed = 0.0
 
-    def run(self, ready: Callable[[str], None]) -> int:
+    def run(self, ready: Callable[..., None]) -> int:
         """Serve until told to stop; the exit code.
 
         Args:
-            ready: told the address, once the first worker can answer.
+            ready: told the address, and that of gRPC if there is one, once the first worker can answer.
 
         Raises:
             ConflictError: the port cannot be had, or another server writes these records.
@@ -119,6 +120,7 @@ class Supervisor:
         """
         guard = _lock(Path(self._settings.records))
         self._listen()
+        self._reserve()
         self._run = _make_run(guard)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
@@ -133,7 +135,7 @@ class Supervisor:
 
     # --- the loop
 
-    def _watch(self, ready: Callable[[str], None]) -> int:
+    def _watch(self, ready: Callable[..., None]) -> int:
         for slot in self._slots:
             self._start(slot)
         while not self._stopping:
@@ -141,14 +143,18 @@ class Supervisor:
                 key.data()
             if not self._was_ready and any(worker.sign is not None for worker in self._workers()):
                 self._was_ready = True
-                port = int(self._listening[0].getsockname()[1])
-                host = self._settings.host
-                ready(f"{self._settings.binding.scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+                ready(*self._addresses())
             if self._clock() >= self._due:
                 self._due = self._clock() + TICK_S
                 if not self._look():
                     return 1
         return self._stop()
+
+    def _addresses(self) -> list[str]:
+        settings = self._settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        http = f"{settings.binding.scheme}://{host}:{self._listening[0].getsockname()[1]}"
+        return [http] if settings.grpc_port is None else [http, f"{host}:{settings.grpc_port}"]
 
     def _workers(self) -> list[_Worker]:
         both = [worker for slot in self._slots for worker in (slot.worker, slot.retiring)]
@@ -281,6 +287,26 @@ class Supervisor:
                 "port or address."
             ) from None
 
+    def _reserve(self) -> None:
+        """Have the gRPC port while this server runs: its workers listen there side by side, other servers may not."""
+        settings = self._settings
+        port = settings.grpc_port
+        if port is None:
+            return
+        try:
+            for family, _, _, _, address in dict.fromkeys(
+                socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            ):
+                self._reserved.append(_reserve(family, str(address[0]), port))
+                port = int(self._reserved[-1].getsockname()[1])
+        except OSError as error:
+            self._close_listening()
+            raise ConflictError(
+                f"Port {settings.grpc_port} of {settings.host} cannot be listened on for gRPC ({error.strerror}); choose "
+                "another --grpc-port."
+            ) from None
+        self._settings = msgspec.structs.replace(settings, grpc_port=port)
+
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(MAX_AT_ONCE):
             try:
@@ -382,7 +408,9 @@ class Supervisor:
         for listening in self._listening:
             self._deafen(listening)
             listening.close()
-        self._listening = []
+        for reserved in self._reserved:
+            reserved.close()
+        self._listening, self._reserved = [], []
 
     def _close(self) -> None:
         for worker in (*self._workers(), *self._leaving):
@@ -393,6 +421,26 @@ class Supervisor:
         self._close_listening()
         self._selector.close()
         shutil.rmtree(self._run, ignore_errors=True)
+
+
+def _reserve(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    """A socket bound to a port that was free, which sockets of this user may then share; it takes no connections.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what lingers of connections does not count
+        probe.bind((host, port))
+        port = int(probe.getsockname()[1])
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((host, port))
+    except OSError:
+        reserved.close()
+        raise
+    return reserved
 
 
 def resident_bytes(pid: int) -> int:

@@ -23,6 +23,7 @@ class Tally(msgspec.Struct, kw_only=True, omit_defaults=True):
     answers: dict[str, int] = {}  # `source handling`
     fallbacks: dict[str, int] = {}  # by cause
     responses: dict[int, int] = {}  # by HTTP status
+    grpc_responses: dict[str, int] = {}  # by `method code`
     refusals: dict[str, int] = {}  # of the gate, by reason
     breaker_opened: dict[str, int] = {}  # by release
     latency: list[int] = []  # by bucket
@@ -47,7 +48,7 @@ class Tally(msgspec.Struct, kw_only=True, omit_defaults=True):
     seen: float = 0.0  # monotonic seconds
 
 
-_COUNTED = ("answers", "fallbacks", "responses", "refusals", "breaker_opened")
+_COUNTED = ("answers", "fallbacks", "responses", "grpc_responses", "refusals", "breaker_opened")
 _SUMMED = (
     "latency_sum_s",
     "runs",

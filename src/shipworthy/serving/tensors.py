@@ -37,9 +37,7 @@ def read_tensor(content: memoryview, datatype: str, shape: Sequence[int]) -> lis
     Raises:
         ValueError: the bytes are not such a tensor; says what was expected.
     """
-    count = math.prod(shape)
-    if any(size < 0 for size in shape) or count > MAX_ELEMENTS:
-        raise ValueError(f"a shape of no more than {MAX_ELEMENTS} elements, none of them negative")
+    count = check_shape(shape)
     if datatype == "BYTES":
         return _read_texts(content, count)
     dtype = DTYPES.get(datatype)
@@ -51,6 +49,18 @@ def read_tensor(content: memoryview, datatype: str, shape: Sequence[int]) -> lis
         raise ValueError("0 or 1 for each of BOOL")
     values: list[Any] = np.frombuffer(content, dtype).tolist()
     return [None if value != value else value for value in values] if dtype.kind == "f" else values
+
+
+def check_shape(shape: Sequence[int]) -> int:
+    """How many elements a tensor of this shape has.
+
+    Raises:
+        ValueError: more than any tensor may have, or a negative number of them.
+    """
+    count = math.prod(shape)
+    if any(size < 0 for size in shape) or count > MAX_ELEMENTS:
+        raise ValueError(f"a shape of no more than {MAX_ELEMENTS} elements, none of them negative")
+    return count
 
 
 def write_tensor(values: Iterable[Any], datatype: str) -> bytes:

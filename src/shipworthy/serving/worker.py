@@ -9,14 +9,13 @@ from typing import Any
 
 import msgspec
 
-from shipworthy import __version__
 from shipworthy.serving.audit_watch import AuditWatch
 from shipworthy.serving.channel import STUCK_S
 from shipworthy.serving.counters import MEDIA as METRICS_MEDIA
 from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.decode import RequestDecoder, Sample
 from shipworthy.serving.gate import Gate
-from shipworthy.serving.inference import InferenceEndpoint, describe_model
+from shipworthy.serving.inference import SERVER, InferenceEndpoint, describe_model
 from shipworthy.serving.inference_http import infer_by_http
 from shipworthy.serving.live import LiveState
 from shipworthy.serving.meters import MeterTable
@@ -49,8 +48,6 @@ MAX_CONNECTIONS = 2048
 TALLIES_S = 0.25  # to wait for those of the other workers; each looks every 50 ms whether it is asked
 LOOK_S = 0.01  # between looks for them
 MAX_HELD_BYTES = 48 * 2**20  # of bodies being received, all connections together
-
-_SERVER = msgspec.json.encode({"name": "shipworthy", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 class Worker:
@@ -120,7 +117,7 @@ class Worker:
         versions = {servable.version: servable for servable in state.servables}
         described = partial(_respond, msgspec.json.encode(describe_model(primary, tuple(versions))))
         table: dict[bytes, dict[bytes, Route]] = {
-            b"/v2": {b"GET": Route(partial(_respond, _SERVER), "public")},
+            b"/v2": {b"GET": Route(partial(_respond, msgspec.json.encode(SERVER)), "public")},
             b"/v2/health/live": {b"GET": Route(partial(_respond, b'{"live":true}'), "public")},
             b"/v2/health/ready": {b"GET": Route(self._ready, "public")},
             b"/metrics": {b"GET": Route(self._metrics, "public")},

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -140,6 +141,7 @@ async def _work(
     intake = Intake(loop, post.line, accept, settings.binding.tls, time.time, handshake_s, sign, stop.set)
     intake.open()
     worker.certificate_expires = intake.expires
+    calls = await _open_grpc(worker, settings)
     gc.collect()
     gc.freeze()
     sign()
@@ -147,13 +149,24 @@ async def _work(
     watch = loop.create_task(_watch(worker, settings, make_runtime, signature, vault))
     await stop.wait()
     watch.cancel()
-    await _drain(worker, intake)
+    await asyncio.gather(_drain(worker, intake), *([calls.stop(DRAIN_S)] if calls else []))
     beat.cancel()
     path.stop(1.0)
     records.stop(1.0)
     if outcomes is not None:
         outcomes.close()
     worker.leave_tally()
+
+
+async def _open_grpc(worker: Worker, settings: ServerSettings) -> Any:
+    """The server of the gRPC port; None if there is to be none, and then nothing of it is loaded."""
+    if settings.grpc_port is None:
+        return None
+    from shipworthy.serving.grpc_port import make_server
+
+    server = make_server(worker, settings)
+    await server.start()
+    return server
 
 
 def _open_outcomes(
