@@ -19,10 +19,16 @@ $(VENV)/.dev: $(VENV)/.standard
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[standard,demo,dev]'
 	@touch $@
 
+.kserve/.done: | $(BIN)/python
+	@echo "Installing KServe's client into .kserve (once): a caller that we did not write"
+	@$(BIN)/python -m venv .kserve || $(BIN)/python -m virtualenv --quiet .kserve
+	@.kserve/bin/python -m pip install --quiet --disable-pip-version-check 'kserve>=0.21'
+	@touch $@
+
 demo: $(VENV)/.standard ## a model's first year in production, on real flights
 	@$(BIN)/shipworthy demo flights
 
-test: $(VENV)/.dev ## every behaviour, each fault with few repetitions
+test: $(VENV)/.dev .kserve/.done ## every behaviour, each fault with few repetitions
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev ## format, lint, types, import rules, docs
@@ -47,4 +53,4 @@ docs: $(VENV)/.dev ## writes the generated reference
 	@$(BIN)/python -m shipworthy.contract.reference > docs/contract.md
 
 clean: ## removes what was built, not what was shipped
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-flights demo-mortgage
+	rm -rf $(VENV) .kserve .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-flights demo-mortgage

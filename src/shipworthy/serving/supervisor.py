@@ -302,8 +302,8 @@ class Supervisor:
         except OSError as error:
             self._close_listening()
             raise ConflictError(
-                f"Port {settings.grpc_port} of {settings.host} cannot be listened on for gRPC ({error.strerror}); choose "
-                "another --grpc-port."
+                f"Port {settings.grpc_port} of {settings.host} cannot be listened on for gRPC ({error.strerror}); "
+                "choose another --grpc-port."
             ) from None
         self._settings = msgspec.structs.replace(settings, grpc_port=port)
 

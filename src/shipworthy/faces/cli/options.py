@@ -75,6 +75,62 @@ def listening(function: Callable[..., int | None]) -> Callable[..., int | None]:
     return decorated
 
 
+@dataclass(frozen=True, slots=True)
+class DataPlane:
+    """How predictions are answered, as the options say."""
+
+    port: int
+    grpc_port: int | None
+    workers: int | None
+    spool: Path | None
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of `ServerSettings`."""
+        return {
+            "port": self.port,
+            "grpc_port": self.grpc_port,
+            "workers": 1 if self.workers is None else self.workers,
+            "spool": "" if self.spool is None else str(self.spool.absolute()),
+        }
+
+
+_DATA_PLANE = (
+    click.option("--port", default=8080, metavar="PORT", help="Of predictions; 0 takes a free one.", show_default=True),
+    click.option(
+        "--grpc-port",
+        type=int,
+        default=None,
+        metavar="PORT",
+        help="Answer gRPC there too (usually 8081; 0 takes a free one).",
+    ),
+    click.option(
+        "--workers", type=int, default=None, metavar="N", help="Processes that answer. Default: the contract's."
+    ),
+    click.option(
+        "--spool",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=None,
+        metavar="DIR",
+        help="On another volume: where records wait whose disk refuses.",
+    ),
+)
+
+
+def data_plane(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Options of how predictions are answered; the function gets them as `data: DataPlane`."""
+
+    @wraps(function)
+    def run(
+        *args: Any, port: int, grpc_port: int | None, workers: int | None, spool: Path | None, **options: Any
+    ) -> int | None:
+        return function(*args, data=DataPlane(port, grpc_port, workers, spool), **options)
+
+    decorated: Callable[..., int | None] = run
+    for option in reversed(_DATA_PLANE):
+        decorated = option(decorated)
+    return decorated
+
+
 def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
     """A command with `--project` and `--json`; the function gets `root: Path` and `face: Face` first."""
 

@@ -18,7 +18,7 @@ import click
 import msgspec
 from rich.markup import escape
 
-from shipworthy.faces.cli.options import Listening, command, listening
+from shipworthy.faces.cli.options import DataPlane, Listening, command, data_plane, listening
 from shipworthy.faces.cli.show import Face
 from shipworthy.kernel.errors import AccessError, ShipworthyError, UsageError
 from shipworthy.records.spool import open_spool
@@ -38,7 +38,6 @@ _Given = TypeVar("_Given")
 
 @command("serve")
 @click.option("--env", "environment", default="local", metavar="ENV", help="What to serve.", show_default=True)
-@click.option("--port", default=8080, metavar="PORT", help="0 takes a free one.", show_default=True)
 @click.option("--open", "is_open", is_flag=True, help="Anyone on this machine may predict, without a token.")
 @click.option(
     "--rehearse",
@@ -46,24 +45,15 @@ _Given = TypeVar("_Given")
     default=None,
     help="Let every run of the model fail, to see what callers get; not for production.",
 )
-@click.option("--workers", type=int, default=None, metavar="N", help="Processes that answer. Default: the contract's.")
-@click.option(
-    "--spool",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=None,
-    metavar="DIR",
-    help="On another volume: where records wait whose disk refuses.",
-)
+@data_plane
 @listening
 def serve(
     root: Path,
     face: Face,
     environment: str,
-    port: int,
     is_open: bool,
     rehearse: Literal["failure"] | None,
-    workers: int | None,
-    spool: Path | None,
+    data: DataPlane,
     listening: Listening,
 ) -> int:
     """Answer predictions from the deployed release until stopped (Ctrl-C)."""
@@ -76,12 +66,10 @@ def serve(
         outcomes=str(project.outcomes(environment)),
         keys=str(project.public_keys),
         log=str(project.log),
-        port=port,
+        **data.settings(),
         **listening.settings(),
         open=is_open,
         rehearse=rehearse or "",
-        spool="" if spool is None else str(spool.absolute()),
-        workers=1 if workers is None else workers,
     )
     check_settings(settings)
     check_certificate(settings)
@@ -93,7 +81,7 @@ def serve(
         if found is not None:
             face.note(f"The ledger cannot be written: {found}")
     target = find_target(project, environment)
-    settings = as_declared(settings, target, workers)
+    settings = as_declared(settings, target, data.workers)
     check_spool(settings, target, face)
     token = None
     if entered is None:
@@ -105,10 +93,11 @@ def serve(
         line = server.stdout.readline() if server.stdout else b""
         if not line:
             return 1  # the server has said why on stderr
-        address = json.loads(line)["address"]
+        ready = json.loads(line)
+        address = str(ready["address"])
         if entered is not None:
             _on_ledger(face, root, lambda parts: _record(parts, entered, environment, address, settings))
-        _announce(face, address, settings, target, token)
+        _announce(face, address, ready.get("grpc"), settings, target, token)
         code = server.wait()
     if entered is not None:
         _on_ledger(face, root, lambda parts: _keep_digests(parts, entered, environment))
@@ -254,9 +243,12 @@ def _keep_digests(parts: "Parts", entered: _Entered, environment: str) -> None:
     record_closed_segments(replace(parts, rule=entered.rule), environment)
 
 
-def _announce(face: Face, address: str, settings: ServerSettings, target: Target, token: str | None) -> None:
+def _announce(
+    face: Face, address: str, grpc: str | None, settings: ServerSettings, target: Target, token: str | None
+) -> None:
     document = {
         "address": address,
+        "grpc": grpc,
         "path": target.path,
         "release": target.release,
         "token": token,
@@ -267,7 +259,8 @@ def _announce(face: Face, address: str, settings: ServerSettings, target: Target
         sys.stdout.write(json.dumps(document) + "\n")
         sys.stdout.flush()
         return
-    face.say(f"[bold]{escape(target.release)}[/] answers at {address} (Ctrl-C stops it). Try:\n")
+    too = f" and by gRPC at {grpc}" if grpc else ""
+    face.say(f"[bold]{escape(target.release)}[/] answers at {address}{too} (Ctrl-C stops it). Try:\n")
     url, options = _over_tls(address, settings.binding.tls)
     words = ["curl", "-s", *options, f"{url}{target.path}", "-H", "Content-Type: application/json"]
     if token:

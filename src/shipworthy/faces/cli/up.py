@@ -17,7 +17,7 @@ import click
 import msgspec
 from rich.markup import escape
 
-from shipworthy.faces.cli.options import Listening, command, listening
+from shipworthy.faces.cli.options import DataPlane, Listening, command, data_plane, listening
 from shipworthy.faces.cli.serve import as_declared, check_certificate, check_spool
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.control_settings import ControlSettings
@@ -52,6 +52,7 @@ class Plane:
     port: int  # 0 until it was given one; kept from then on, so that callers find it again
     process: "subprocess.Popen[bytes] | None" = None
     address: str = ""
+    grpc: str | None = None  # of the data plane, if it has a port for that
     failed_starts: int = 0  # in a row
 
 
@@ -59,7 +60,6 @@ class Plane:
 @click.option(
     "--env", "environment", default=None, metavar="ENV", help="What to serve; default: production, else local."
 )
-@click.option("--port", default=8080, metavar="PORT", help="Of the data plane; 0 takes a free one.", show_default=True)
 @click.option(
     "--control-port", default=8090, metavar="PORT", help="Of API and console; 0 takes a free one.", show_default=True
 )
@@ -74,34 +74,23 @@ class Plane:
     "--control-host", default="127.0.0.1", metavar="ADDRESS", help="Where API and console listen.", show_default=True
 )
 @click.option("--oidc", default="", metavar="FILE", help="The OpenID provider whose sign-ins are believed (TOML).")
-@click.option(
-    "--workers", type=int, default=None, metavar="N", help="Processes that answer predictions. Default: the contract's."
-)
-@click.option(
-    "--spool",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=None,
-    metavar="DIR",
-    help="On another volume: where records wait whose disk refuses.",
-)
+@data_plane
 @listening
 def up(
     root: Path,
     face: Face,
     environment: str | None,
-    port: int,
     control_port: int,
     clock: str,
     control_host: str,
     oidc: str,
-    workers: int | None,
-    spool: Path | None,
+    data: DataPlane,
     listening: Listening,
 ) -> int:
     """Serve predictions, run the control loop and show the console until stopped (Ctrl-C)."""
     project = Project(root)
     project.require()
-    asked = _data_settings(project, environment or "local", port, listening, workers, spool)
+    asked = _data_settings(project, environment or "local", data, listening)
     check_settings(asked)  # before anything is recorded
     check_certificate(asked)
     control = _control_plane(root, control_port, clock, replace(listening, host=control_host), oidc)
@@ -112,7 +101,7 @@ def up(
             principal = acting(parts, os.environ)
             rule = permit(parts, principal, "up", environment=served)
         target = find_target(project, served)
-        settings = as_declared(_data_settings(project, served, port, listening, workers, spool), target, workers)
+        settings = as_declared(_data_settings(project, served, data, listening), target, data.workers)
         check_spool(settings, target, face)
         planes = [_data_plane(settings), control]
         with open_parts(root) as parts:
@@ -143,18 +132,14 @@ def _served(project: Project) -> str:
     return "production" if "production" in names else (beyond_local or names)[0]
 
 
-def _data_settings(
-    project: Project, environment: str, port: int, where: Listening, workers: int | None, spool: Path | None
-) -> ServerSettings:
+def _data_settings(project: Project, environment: str, data: DataPlane, where: Listening) -> ServerSettings:
     return ServerSettings(
         live=str(project.live(environment)),
         records=str(project.records(environment)),
         outcomes=str(project.outcomes(environment)),
         keys=str(project.public_keys),
         log=str(project.log),
-        port=port,
-        workers=1 if workers is None else workers,
-        spool="" if spool is None else str(spool.absolute()),
+        **data.settings(),
         **where.settings(),
     )
 
@@ -212,8 +197,11 @@ def _start(plane: Plane) -> None:
     line = stream.readline() if ready else b""
     if not line:
         raise UnavailableError(f"the {plane.name} did not start; its words are above")
-    plane.address = json.loads(line)["address"]
+    ready = json.loads(line)
+    plane.address, plane.grpc = ready["address"], ready.get("grpc")
     plane.port = int(plane.address.rpartition(":")[2])
+    if plane.grpc is not None:
+        plane.settings["grpc_port"] = int(plane.grpc.rpartition(":")[2])  # kept when it is started again
 
 
 def _end(plane: Plane) -> None:
@@ -283,6 +271,7 @@ def _announce(
     if face.as_json:
         document = {
             "address": data.address,
+            "grpc": data.grpc,
             "path": path,
             "environment": environment,
             "release": release,
@@ -294,7 +283,8 @@ def _announce(
         }
         sys.stdout.write(json.dumps(document) + "\n")
     else:
-        face.say(f"[bold]{escape(release)}[/] answers in {escape(environment)} at {data.address}{escape(path)}")
+        too = f", and by gRPC at {data.grpc}" if data.grpc else ""
+        face.say(f"[bold]{escape(release)}[/] answers in {escape(environment)} at {data.address}{escape(path)}{too}")
         face.say(f"A token to predict with, good for eight hours: {token}")
         face.say(f"Console (signs this browser in, once): {console}")
         face.say("Ctrl-C stops both.")
