@@ -40,6 +40,7 @@ __all__ = [
     "supervisor",
     "tally",
     "tensors",
+    "traces",
     "values",
     "worker",
     "worker_process",

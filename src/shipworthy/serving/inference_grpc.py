@@ -21,6 +21,7 @@ from shipworthy.serving.inference import SERVER, InferRequest, InferResponse, de
 from shipworthy.serving.inference_messages import MESSAGES, SERVICE, Message, parse, read_request, write_response
 from shipworthy.serving.plain import problem_of
 from shipworthy.serving.problem import Problem, make_problem
+from shipworthy.serving.protocol import Span
 from shipworthy.serving.servable import Servable
 from shipworthy.serving.worker import Worker
 
@@ -43,8 +44,10 @@ CODES: Mapping[int, grpc.StatusCode] = {
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 MAX_DETAIL_BYTES = 6000  # as they travel; callers take 8 KB of metadata unless they are told to take more
 _KEPT = frozenset({"authorization", "origin"})
+_TRACE = frozenset({"traceparent", "tracestate"})
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -96,16 +99,30 @@ class InferenceService:
 
     async def _serve(self, method: str, messages: object, context: Any) -> bytes:
         code = grpc.StatusCode.CANCELLED  # if nothing else becomes of it
+        span = self._begin_span(method, context)
         try:
             result = await self._try(method, context)
             code = CODES[result.problem.status] if isinstance(result, _RefusedError) else grpc.StatusCode.OK
         finally:
             self._worker.counters.grpc_responses[f"{method} {code.name}"] += 1
+            if span is not None:
+                span.end("rpc.grpc.status_code", code.value[0], is_error=code in FAULTS)
         if isinstance(result, _RefusedError):
             after = (("retry-after", str(result.wait_s)),) if result.wait_s else ()
             await context.abort(code, shorten(flatten(result.problem)), after)  # raises
             return b""
         return result
+
+    def _begin_span(self, method: str, context: Any) -> Span | None:
+        if self._worker.begin_span is None:
+            return None
+        found: dict[bytes, bytes] = {}
+        for name, value in context.invocation_metadata() or ():
+            if name in _TRACE:
+                key = name.encode()
+                found[key] = found[key] + b"," + value.encode() if key in found else value.encode()
+        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+        return self._worker.begin_span(f"{SERVICE}/{method}", found, attributes)
 
     async def _try(self, method: str, context: Any) -> "bytes | _RefusedError":
         try:

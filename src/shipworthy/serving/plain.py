@@ -136,4 +136,6 @@ def _deliver(exchange: Exchange, outcome: Outcome) -> None:
     if isinstance(outcome, Problem):
         exchange.refuse(outcome)
     else:
+        if exchange.span is not None:
+            exchange.span.note(outcome)
         exchange.respond(200, _encode(outcome))

@@ -28,8 +28,11 @@ _KEPT_HEADERS = frozenset(
         b"host",
         b"inference-header-content-length",
         b"origin",
+        b"traceparent",
+        b"tracestate",
     )
 )
+_JOINED = (b"traceparent", b"tracestate")  # sent in parts, they are one list; of a traceparent that is none
 
 _SPELLINGS = {spelling: name for name in _KEPT_HEADERS for spelling in (name, name.title())}  # others are lowered
 _VERSIONS = ("1.1", "1.0")
@@ -45,6 +48,16 @@ _USUAL = b"HTTP/1.1 200 OK\r\ncontent-type: " + JSON + b"\r\n" + _LINES + b"\r\n
 _encode = msgspec.json.Encoder().encode
 
 
+class Span(Protocol):
+    """What becomes of a request, told to whoever collects traces."""
+
+    def note(self, answer: object) -> None:
+        """What a single row was answered."""
+
+    def end(self, attribute: str, code: int, *, is_error: bool) -> None:
+        """It was answered with this code, which belongs under `attribute`."""
+
+
 class Exchange(msgspec.Struct, eq=False):
     """One request and its answer's place in the order of the connection."""
 
@@ -56,6 +69,7 @@ class Exchange(msgspec.Struct, eq=False):
     keep_alive: bool = True
     caller: Caller | None = None  # once the gate has let it through
     payload: bytes | None = None
+    span: Span | None = None  # of a caller's trace that is recorded
 
     @property
     def address(self) -> str:
@@ -73,6 +87,8 @@ class Exchange(msgspec.Struct, eq=False):
         """
         if self.payload is not None:
             return
+        if self.span is not None:
+            self.span.end("http.response.status_code", status, is_error=status >= 500)
         if status == 200 and self.keep_alive and media is JSON and not extra:
             self.payload = _USUAL % (len(body), body)
             self.connection.write_answered(status)
@@ -245,7 +261,9 @@ class Connection(asyncio.Protocol):
         kept = _SPELLINGS.get(name) or name.lower()
         if kept not in _KEPT_HEADERS:
             return
-        if exchange.headers.setdefault(kept, value) != value:
+        if kept in _JOINED and kept in exchange.headers:
+            exchange.headers[kept] += b"," + value
+        elif exchange.headers.setdefault(kept, value) != value:
             self._refuse(make_problem(400, f"The header {kept.decode()} is sent twice."))
 
     def on_headers_complete(self) -> None:

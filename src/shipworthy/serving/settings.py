@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -34,6 +35,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rehearse: Literal["", "failure"] = ""  # failure: every run of the model raises, to see what callers get
     outcomes: str = ""  # directory outcomes/ENV; empty: none are taken
     spool: str = ""  # directory on another volume where records wait whose disk refuses; empty: there is none
+    traces: str = ""  # where a collector takes traces, OTLP over HTTP; empty: none are made
     log: str = ""  # the audit log's folder, where it is on this machine; only looked at
 
     @property
@@ -52,16 +54,39 @@ def check_settings(settings: ServerSettings) -> None:
 
     Raises:
         UsageError: open to others than this machine, without TLS, or a number that cannot be.
-        MissingExtraError: gRPC was asked for and is not installed.
+        MissingExtraError: gRPC or traces were asked for and what they need is not installed.
     """
     check_binding(settings.binding, is_open=settings.open)
     if not 1 <= settings.workers <= MAX_WORKERS:
         raise UsageError(f"{settings.workers} workers were asked for; there can be 1 to {MAX_WORKERS}.")
     if settings.grpc_port is not None:
         _check_grpc(settings.port, settings.grpc_port)
+    if settings.traces:
+        traces_url(settings.traces)
+        if find_spec("opentelemetry") is None:
+            cure = "run: pip install 'shipworthy[traces]'"
+            raise MissingExtraError(f"--traces needs opentelemetry-sdk, which is not installed; {cure}")
     if settings.worker_memory_bytes and settings.worker_memory_bytes < MIN_MEMORY_BYTES:
         least = f"it needs {MIN_MEMORY_BYTES} or more, or 0 for no limit"
         raise UsageError(f"a worker was given {settings.worker_memory_bytes} bytes; {least}.")
+
+
+def traces_url(url: str) -> str:
+    """The address that traces are sent to.
+
+    >>> traces_url("http://127.0.0.1:4318")
+    'http://127.0.0.1:4318/v1/traces'
+
+    Raises:
+        UsageError: it is no address of HTTP.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise UsageError(
+            f"--traces {url!r} is no collector's address; use one like http://127.0.0.1:4318, with secrets in the "
+            "variable OTEL_EXPORTER_OTLP_HEADERS."
+        )
+    return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1/traces"
 
 
 def _check_grpc(port: int, grpc_port: int) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from shipworthy.serving.outcomes import OutcomeEndpoint, OutcomeLog
 from shipworthy.serving.path import PredictionPath
 from shipworthy.serving.plain import MAX_BATCH_BYTES, PlainEndpoint
 from shipworthy.serving.problem import make_problem
-from shipworthy.serving.protocol import Connection, Exchange, Handler
+from shipworthy.serving.protocol import Connection, Exchange, Handler, Span
 from shipworthy.serving.records_watch import RecordsWatch
 from shipworthy.serving.router import choose_release, unit_of
 from shipworthy.serving.routes import Route, RouteTable, find_route
@@ -49,6 +49,8 @@ TALLIES_S = 0.25  # to wait for those of the other workers; each looks every 50 
 LOOK_S = 0.01  # between looks for them
 MAX_HELD_BYTES = 48 * 2**20  # of bodies being received, all connections together
 
+BeginSpan = Callable[[str, Mapping[bytes, bytes], Mapping[str, str]], Span | None]
+
 
 class Worker:
     """One worker: its connections, its live state, its path.
@@ -64,6 +66,7 @@ class Worker:
         now: wall clock, Unix seconds, for expiries.
         records: the disk of the records.
         outcomes: where outcomes go; None: none are taken.
+        begin_span: continues a caller's trace: name, headers, attributes; None: nobody collects traces.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Worker:
         now: Callable[[], float],
         records: RecordsWatch,
         outcomes: OutcomeLog | None = None,
+        begin_span: BeginSpan | None = None,
     ) -> None:
         self._settings = settings
         self._name = name
@@ -90,6 +94,7 @@ class Worker:
         self.audit = AuditWatch(settings.log)
         self.records = records
         self._outcomes = outcomes
+        self.begin_span = begin_span
         self.counters = counters
         self.connections: set[Connection] = set()
         self.is_draining = False
@@ -177,6 +182,11 @@ class Worker:
 
     def admit(self, exchange: Exchange) -> tuple[Handler, int]:
         """See `Service`."""
+        if self.begin_span is not None:
+            method, path = exchange.method.decode(), exchange.path.decode(errors="replace")
+            name = f"{method} {path}" if exchange.path in self._routes else method
+            attributes = {"http.request.method": method, "url.path": path}
+            exchange.span = self.begin_span(name, exchange.headers, attributes)
         return find_route(self._routes, exchange, self.gate)
 
     def opened(self, connection: Connection) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -36,7 +36,7 @@ from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.serving.runtimes.rehearsed import FailingRuntime
 from shipworthy.serving.runtimes.runtime import Runtime
 from shipworthy.serving.servable import WARM_ROWS
-from shipworthy.serving.settings import ServerSettings
+from shipworthy.serving.settings import ServerSettings, traces_url
 from shipworthy.serving.worker import Worker
 
 POLL_S = 0.05  # a replaced file is noticed within 100 ms
@@ -47,6 +47,9 @@ DRAIN_S = 10.0  # for answers under way when told to stop
 
 GOOD = ".good"  # below records/ENV, which the server may write: the files that it last answered from
 REFUSED = "a newer deployment or access file was refused"
+
+if TYPE_CHECKING:
+    from shipworthy.serving.traces import Tracing
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -125,7 +128,11 @@ async def _work(
     path = PredictionPath(loop, writer, counters, names)
     outcomes = _open_outcomes(settings, post.name, loop, counters, vault)
     records = RecordsWatch(writer)
-    worker = Worker(settings, post.name, post.run, loop, state, path, counters, time.time, records, outcomes)
+    tracing = _open_traces(settings, post.name, state)
+    begin_span = None if tracing is None else tracing.begin
+    worker = Worker(
+        settings, post.name, post.run, loop, state, path, counters, time.time, records, outcomes, begin_span
+    )
     if is_old:
         worker.refused = REFUSED
         counters.deployments_refused += 1
@@ -156,6 +163,17 @@ async def _work(
     if outcomes is not None:
         outcomes.close()
     worker.leave_tally()
+    if tracing is not None:
+        tracing.stop()
+
+
+def _open_traces(settings: ServerSettings, name: str, state: LiveState) -> "Tracing | None":
+    """What continues callers' traces; None if nobody collects them, and then nothing of it is loaded."""
+    if not settings.traces:
+        return None
+    from shipworthy.serving.traces import Tracing
+
+    return Tracing(traces_url(settings.traces), state.deployment.system, name)
 
 
 async def _open_grpc(worker: Worker, settings: ServerSettings) -> Any:

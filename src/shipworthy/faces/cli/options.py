@@ -83,6 +83,7 @@ class DataPlane:
     grpc_port: int | None
     workers: int | None
     spool: Path | None
+    traces: str
 
     def settings(self) -> dict[str, Any]:
         """The fields of `ServerSettings`."""
@@ -91,6 +92,7 @@ class DataPlane:
             "grpc_port": self.grpc_port,
             "workers": 1 if self.workers is None else self.workers,
             "spool": "" if self.spool is None else str(self.spool.absolute()),
+            "traces": self.traces,
         }
 
 
@@ -113,6 +115,12 @@ _DATA_PLANE = (
         metavar="DIR",
         help="On another volume: where records wait whose disk refuses.",
     ),
+    click.option(
+        "--traces",
+        default="",
+        metavar="URL",
+        help="Collector that callers' traces are continued for, OTLP over HTTP.",
+    ),
 )
 
 
@@ -121,9 +129,15 @@ def data_plane(function: Callable[..., int | None]) -> Callable[..., int | None]
 
     @wraps(function)
     def run(
-        *args: Any, port: int, grpc_port: int | None, workers: int | None, spool: Path | None, **options: Any
+        *args: Any,
+        port: int,
+        grpc_port: int | None,
+        workers: int | None,
+        spool: Path | None,
+        traces: str,
+        **options: Any,
     ) -> int | None:
-        return function(*args, data=DataPlane(port, grpc_port, workers, spool), **options)
+        return function(*args, data=DataPlane(port, grpc_port, workers, spool, traces), **options)
 
     decorated: Callable[..., int | None] = run
     for option in reversed(_DATA_PLANE):
