@@ -44,7 +44,7 @@ $(VENV)/.bench: $(VENV)/.dev
 	@touch $@
 
 bench: $(VENV)/.bench ## ratios, side by side in one run
-	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
 
 soak: $(VENV)/.dev ## the long repetitions; resumes, and writes docs/evidence/
 	@$(BIN)/python tests/soak.py

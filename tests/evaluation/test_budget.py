@@ -54,7 +54,7 @@ def test_an_answer_that_differs_from_the_payloads_is_counted(
         return json.dumps(answer, separators=(",", ":")).encode()
 
     bodies = (body(0), body(1), body(2), body(0), body(1, 1e-3), body(2, 1e-3, "fallback"), b"refused")
-    load = Load(np.ones(7), np.array([200] * 6 + [503]), bodies, 1.0, 7.0)
+    load = Load(np.ones(7), np.ones(7), np.array([200] * 6 + [503]), bodies, 1.0, 7.0)
     assert count_wrong(load, verified, matrix) == 1
 
 

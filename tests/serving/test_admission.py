@@ -22,6 +22,7 @@ class Simulated:
         self._run_s, self._row_s, self._timeout_s = run_s, row_s, timeout_s
         self._chance = np.random.default_rng(seed)
         self.admission = Admission()
+        self.admission.expect(row_s)
         self._pace = Pace(timeout_s)
         self._clock = 0.0
         self._queue: list[float] = []
@@ -89,6 +90,16 @@ def test_the_admitted_wait_little_longer_than_at_half_of_capacity_and_the_model_
     again, _, refused = server.load(server.capacity / 2, seconds)
     assert again < 1.5 * usual
     assert refused < 0.01
+
+
+def test_a_burst_after_quiet_hours_waits_no_longer_than_any_other() -> None:
+    server = Simulated(run_s=0.0003, row_s=0.005)
+    server.load(server.capacity / 20, 60)  # nearly all in runs of one row, which say nothing of one more
+    for _ in range(3):
+        loaded, _, refused = server.load(server.capacity * 5, 0.2)
+        assert loaded < 0.08
+        assert refused > 0.5
+        server.load(server.capacity / 20, 60)
 
 
 def test_a_hiccup_of_the_disk_refuses_nobody() -> None:

@@ -27,14 +27,16 @@ class Load:
     """What came of the requests, in the order of their sending.
 
     Attributes:
-        latencies_ms: shape (n,), from the intended send time to the whole answer; infinite without one.
+        latencies_ms: shape (n,), from the intended send time to the whole answer; infinite without one, or one but 200.
+        replied_ms: shape (n,), to the whole answer of whatever status; infinite without one.
         statuses: shape (n,), HTTP status, 0 without an answer.
         bodies: of the answers, empty without one.
         rps: requests per second really sent.
-        seconds: from the first intended send to the last real one, at least 1 / rate.
+        seconds: from the first intended send to the last real one, with the usual gap after it.
     """
 
     latencies_ms: NDArray[np.float64]
+    replied_ms: NDArray[np.float64]
     statuses: NDArray[np.int64]
     bodies: tuple[bytes, ...]
     rps: float
@@ -55,10 +57,13 @@ class _Connection:
 class _Generator:
     """One run of the load: connections, the schedule, and what came back."""
 
-    def __init__(self, address: tuple[str, int], requests: Sequence[bytes], rate: float, timeout_s: float) -> None:
+    def __init__(
+        self, address: tuple[str, int], requests: Sequence[bytes], due: NDArray[np.float64], timeout_s: float
+    ) -> None:
         self.requests = requests
-        self.rate = rate
+        self.due = due.tolist()  # seconds after the start
         self.timeout_s = timeout_s
+        self.replied = np.full(len(requests), math.inf)
         self.latencies = np.full(len(requests), math.inf)
         self.statuses = np.zeros(len(requests), dtype=np.int64)
         self.bodies = [b""] * len(requests)
@@ -79,11 +84,14 @@ class _Generator:
         finally:
             for connection in self.connections:
                 connection.wire.close()
-        seconds = max(self.last_sent - self.start + 1 / self.rate, 1e-9)
-        return Load(self.latencies, self.statuses, tuple(self.bodies), len(self.requests) / seconds, seconds)
+        gap = self.due[-1] / max(len(self.due) - 1, 1)
+        seconds = max(self.last_sent - self.start + gap, 1e-9)
+        return Load(
+            self.latencies, self.replied, self.statuses, tuple(self.bodies), len(self.requests) / seconds, seconds
+        )
 
     def _due(self, number: int) -> float:
-        return self.start + number / self.rate
+        return float(self.start + self.due[number])
 
     def _exchange_until(self, due: float) -> None:
         self._exchange(0)
@@ -134,11 +142,19 @@ class _Generator:
         while connection.waiting and (answer := take_answer(connection.unread)) is not None:
             number = connection.waiting.popleft()
             self.statuses[number], self.bodies[number] = answer
+            self.replied[number] = (now - self._due(number)) * 1000
             if answer[0] == 200:
-                self.latencies[number] = (now - self._due(number)) * 1000
+                self.latencies[number] = self.replied[number]
 
 
-def drive(address: tuple[str, int], requests: Sequence[bytes], *, rate: float, timeout_s: float) -> Load:
+def drive(
+    address: tuple[str, int],
+    requests: Sequence[bytes],
+    *,
+    rate: float,
+    timeout_s: float,
+    chance: np.random.Generator | None = None,
+) -> Load:
     """Send `requests` at `rate` per second over keep-alive connections.
 
     Args:
@@ -146,11 +162,13 @@ def drive(address: tuple[str, int], requests: Sequence[bytes], *, rate: float, t
         requests: whole HTTP/1.1 requests, at least one, sent in order.
         rate: requests per second, > 0.
         timeout_s: how long to wait for answers after the last request.
+        chance: gives the gaps between requests, exponential, as of callers who know nothing of each other; None: even.
 
     Raises:
         UnavailableError: nothing listens there.
     """
-    return _Generator(address, requests, rate, timeout_s).run()
+    gaps = np.full(len(requests), 1 / rate) if chance is None else chance.exponential(1 / rate, len(requests))
+    return _Generator(address, requests, np.cumsum(gaps) - gaps[0], timeout_s).run()
 
 
 def take_answer(buffer: bytearray) -> tuple[int, bytes] | None:

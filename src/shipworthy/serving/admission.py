@@ -22,7 +22,7 @@ class Admission:
     7
     """
 
-    __slots__ = ("_rows", "_seconds", "_timeout_s", "lists", "singles")
+    __slots__ = ("_expected_s", "_rows", "_seconds", "_timeout_s", "lists", "singles")
 
     def __init__(self) -> None:
         self.singles = 0  # open requests of one row
@@ -30,6 +30,7 @@ class Admission:
         self._rows = 0.0  # of a run, smoothed
         self._seconds = 0.0  # that it takes, smoothed
         self._timeout_s = 1.0
+        self._expected_s = 0.0  # that a row costs, until runs of several have shown it
 
     @property
     def open_rows(self) -> int:
@@ -40,7 +41,7 @@ class Admission:
     def row_s(self) -> float:
         """What one more row costs: of runs of n rows, all but the n-th part, as that much is any run's; 0: unknown."""
         if self._rows <= 1.0:
-            return 0.0
+            return self._expected_s
         return self._seconds / self._rows * (1.0 - 1.0 / self._rows)
 
     def admit(self, rows: int, *, is_list: bool = False) -> bool:
@@ -64,6 +65,10 @@ class Admission:
         else:
             self.singles -= rows
 
+    def expect(self, row_s: float) -> None:
+        """What a row costs of a release that was warmed just now."""
+        self._expected_s = row_s
+
     def learn(self, *, rows: int, seconds: float, timeout_s: float) -> None:
         """A run has ended.
 
@@ -72,6 +77,8 @@ class Admission:
             seconds: from its beginning until its answers were on record.
             timeout_s: deadline of its rows.
         """
+        if rows == 1 and self._rows > 1.0:
+            return  # says nothing of one more row; what several cost is not forgotten in quiet hours
         usual = self._seconds or seconds
         self._seconds = usual + WEIGHT * (min(seconds, SPIKE * usual) - usual)
         self._rows += WEIGHT * (rows - self._rows)

@@ -19,14 +19,17 @@ class Pace:
     50
     """
 
-    __slots__ = ("_may_take_s", "limit")
+    __slots__ = ("_may_take_s", "limit", "row_s")
 
     def __init__(self, timeout_s: float) -> None:
         self._may_take_s = timeout_s * SHARE
         self.limit = MAX_RUN_ROWS  # rows of one run
+        self.row_s = 0.0  # what a row took in the last run of many, seconds; 0: there was none
 
     def learn(self, rows: int, seconds: float) -> None:
         """What a run of `rows` took."""
+        if rows > 1:
+            self.row_s = seconds / rows
         if seconds > self._may_take_s:
             self.limit = min(self.limit, max(1, int(rows * self._may_take_s / seconds)))
         elif rows >= self.limit and seconds < self._may_take_s / 2:

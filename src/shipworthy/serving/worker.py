@@ -111,6 +111,7 @@ class Worker:
         self.state = state
         self.refused = None
         self.gate.replace(state.deployment.system, state.tokens.values())
+        self._path.admission.expect(max(servable.pace.row_s for servable in state.servables))
         self._routes = self._make_routes(state)
 
     def _make_routes(self, state: LiveState) -> RouteTable:
