@@ -1,10 +1,11 @@
 """Serving one row: our server, guards on and each record on disk, against the same server answering a constant.
 
 `python bench/serving.py [--seconds S] [--rounds R]` prints requests/s, p50 and p99 at 1, 16 and 64 connections, CPU,
-memory, the time from start to first answer, and what asking for a token and TLS cost; with the extra `bench`, also
-what an expert writes with FastAPI, uvicorn (uvloop, httptools) and ONNX Runtime on the same model, without guards or
-records. The server has one core and the load another, where there are two; `wrk` makes the load where it is
-installed. Rounds take turns between the servers and the median counts: compare ratios within one run.
+memory, the time from start to first answer, and what it costs to ask for a token, to use TLS and to give reasons with
+each answer; with the extra `bench`, also what an expert writes with FastAPI, uvicorn (uvloop, httptools) and ONNX
+Runtime on the same model, without guards or records. The server has one core and the load another, where there are
+two; `wrk` makes the load where it is installed. Rounds take turns between the servers and the median counts: compare
+ratios within one run.
 """
 
 import argparse
@@ -174,7 +175,9 @@ def build_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def deploy(root: Path, model: bytes, durability: str, vault: Vault | None = None) -> ServerSettings:
+def deploy(
+    root: Path, model: bytes, durability: str, vault: Vault | None = None, *, reasons: int = 0
+) -> ServerSettings:
     names = tuple(f"f{i:02d}" for i in range(FEATURES))
     schema = Schema(
         system="bench",
@@ -192,6 +195,8 @@ def deploy(root: Path, model: bytes, durability: str, vault: Vault | None = None
         timeout_s=1.0,
         durability=durability,  # type: ignore[arg-type]
         encryption="off" if vault is None else "at_rest",
+        reasons=reasons,
+        reasons_always=reasons > 0,
     )
     columns = tuple(ColumnBaseline(name=name, rows=1, missing=0, reference=0.0) for name in names)
     files = {
@@ -410,11 +415,12 @@ def main() -> None:
         "sync, 2 workers": {"workers": 2},
         "sync, token": {"open": False},
         "sync, token, TLS": {"open": False, "tls_cert": cert, "tls_key": key},
+        "sync, 3 reasons": {},
         "async": {},
         "off": {},
     }
     for name, changes in variants.items():
-        settings = deploy(root / name, model, name.partition(",")[0])
+        settings = deploy(root / name, model, name.partition(",")[0], reasons=3 if "reasons" in name else 0)
         settings = msgspec.structs.replace(settings, **changes)
         command = [python, "-m", "shipworthy.serving.server", "--settings", msgspec.json.encode(settings).decode()]
         servers[f"shipworthy, records {name}"] = command

@@ -142,6 +142,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fallback_otherwise: str | float
     timeout_s: float
     reasons: int = 0  # how many reasons an answer may carry
+    reasons_always: bool = False  # whether each answer of the model carries them, asked for or not
     durability: Literal["sync", "async", "off"] = "sync"
     when_full: Literal["refuse", "spool", "drop"] = "refuse"
     spool_bytes: int = 0  # that may wait in the spool of a server

@@ -433,6 +433,9 @@ class Serving(Section):
 
     timeout: Duration = Field(1.0, description="after this the fallback answers")
     reasons: Annotated[int, Field(ge=0, le=50)] = Field(3, description="how many reasons an answer may carry")
+    give_reasons: Literal["on_request", "always"] = Field(
+        "on_request", description="`always`: each answer of the model carries its reasons, and so does its record"
+    )
     workers: Annotated[int, Field(ge=1, le=256)] = Field(1, description="processes that answer on one port")
     memory: Size | None = Field(
         None, description="resident memory of one worker; one that grows beyond is replaced. Default: no limit"

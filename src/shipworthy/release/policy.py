@@ -74,6 +74,7 @@ def compile_policy(contract: Contract, tuning: Tuning) -> Policy:
         fallback_otherwise=decision.fallback.otherwise,
         timeout_s=contract.serving.timeout,
         reasons=contract.serving.reasons,
+        reasons_always=contract.serving.give_reasons == "always",
         durability=contract.records.durability,
         when_full=contract.records.when_full,
         spool_bytes=contract.records.spool if contract.records.when_full == "spool" else 0,

@@ -9,6 +9,7 @@ What is accepted here gives the model the same float32 as the same value in a ta
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Union
 
@@ -66,6 +67,17 @@ class Sample(msgspec.Struct, eq=False, gc=False):
         self.warn(text)
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What reasons set a feature to."""
+
+    name: str
+    place: int  # of the model's column
+    value: float  # as the model sees it
+    is_read: bool  # by a derived column, which changes with it
+    original: object  # as expressions see it
+
+
 class RequestDecoder:
     """Decodes the requests of one payload's schema.
 
@@ -101,6 +113,7 @@ class RequestDecoder:
         kinds = _column_kinds(schema)
         self._places = _places(schema)
         self._derived = tuple(_derivation(field, kinds, schema) for field in schema.derived)
+        self._read = frozenset().union(*(_parse(field.expression, kinds).columns for field in schema.derived))
         self._rules = tuple((_compile(rule.condition, kinds), rule.action) for rule in rules)
         self._row_checks = tuple((_compile(check.condition, kinds), check) for check in schema.checks)
         self._needs_values = bool(self._derived or self._rules or self._row_checks)
@@ -164,28 +177,30 @@ class RequestDecoder:
                 return action
         return None
 
-    def ablate(self, sample: Sample, references: Mapping[str, float | None]) -> Iterator[tuple[str, list[float]]]:
-        """For each feature that differs from its reference, the model row with it set to the reference.
+    def find_references(self, references: Mapping[str, float | None]) -> tuple[Reference, ...]:
+        """The features that the model sees and that have a reference, in the schema's order.
 
         Args:
-            sample: a decoded request.
             references: reference of each model column; categories as codes.
         """
-        for position, field in enumerate(self._features):
-            reference = references.get(field.name)
-            place = self._places[position]
-            if place is None or reference is None or sample.floats[place] == reference:
-                continue
-            floats = list(sample.floats)
-            floats[place] = reference
-            if self._derived and sample.values is not None:
-                values = dict(sample.values)
-                values[field.name] = _value_of(field, reference)
-                try:
-                    self._derive(values, floats, Sample(None, None, None, False))
-                except InvalidRequestError:  # a row that cannot be tells nothing about the score
-                    continue
-            yield field.name, floats
+        found = []
+        for field, place in zip(self._features, self._places, strict=True):
+            value = references.get(field.name)
+            if place is not None and value is not None:
+                found.append(Reference(field.name, place, value, field.name in self._read, _value_of(field, value)))
+        return tuple(found)
+
+    def refer(self, sample: Sample, reference: Reference) -> list[float] | None:
+        """The model's row of `sample` with one feature set to its reference; None where such a row cannot be."""
+        floats = list(sample.floats)
+        floats[reference.place] = reference.value
+        if sample.values is not None:
+            values = {**sample.values, reference.name: reference.original}
+            try:
+                self._derive(values, floats, Sample(None, None, None, False))
+            except InvalidRequestError:  # a row that cannot be tells nothing about the score
+                return None
+        return floats
 
     def _expected_colons(self, request: Any) -> int:
         """How many colons a body without repeated keys and escapes has."""

@@ -1,7 +1,8 @@
 """The Open Inference Protocol, version 2, as HTTP and gRPC have it in common: tensors in, rows answered, tensors out.
 
 A tensor for each feature, shape [n] or [n, 1]. Where all features are numbers, one tensor of shape [n, features] in the
-schema's order will do, under any other name.
+schema's order will do, under any other name. Reasons are an output, JSON in text: where it is asked for by name or by
+`parameters.reasons`, or where answers always carry them.
 Context may come as tensors of its columns' names, or in `parameters.context`; `parameters.id` (one row) or
 `parameters.ids` are idempotency keys; `parameters.partial` lets good rows be answered when others are bad.
 """
@@ -14,7 +15,7 @@ import msgspec
 
 from shipworthy import __version__
 from shipworthy.bundle.format import Kind, Policy, Schema
-from shipworthy.serving.answer import Answer
+from shipworthy.serving.answer import Answer, Reasons
 from shipworthy.serving.caller import Call
 from shipworthy.serving.decode import InvalidRequestError, Sample
 from shipworthy.serving.gate import Refusal
@@ -109,7 +110,8 @@ def output_types(policy: Policy) -> dict[str, tuple[str, tuple[int, ...]]]:
     if not number:
         types["probability"] = ("FP64", (len(policy.classes),))
     texts = dict.fromkeys(("decision", "prediction_id", "source", "handling", "warnings"), ("BYTES", ()))
-    return {**types, "confidence": ("FP64", ()), **texts}
+    reasons: dict[str, tuple[str, tuple[int, ...]]] = {"reasons": ("BYTES", ())} if policy.reasons else {}
+    return {**types, "confidence": ("FP64", ()), **texts, **reasons}
 
 
 class InferenceEndpoint:
@@ -146,7 +148,7 @@ class InferenceEndpoint:
         """
         try:
             wanted = _wanted_outputs(request, servable.policy)
-            items = _rows(request, servable.schema)
+            items = _rows(request, servable.schema, reasons="reasons" in wanted)
         except InvalidRequestError as error:
             reply.refuse(problem_of(error))
             return
@@ -253,7 +255,8 @@ def _at_row(problem: Problem, place: int, rows: int) -> Problem:
 def _wanted_outputs(request: InferRequest, policy: Policy) -> Sequence[str]:
     known = output_types(policy)
     if request.outputs is None:
-        return tuple(known)
+        given = policy.reasons_always or request.parameters.get("reasons") is True
+        return tuple(name for name in known if given or name != "reasons")
     wanted = [str(output.get("name")) for output in request.outputs]
     strangers = [FieldProblem(f"outputs.{name}"[:80], "no such output") for name in wanted if name not in known]
     if strangers:
@@ -261,7 +264,7 @@ def _wanted_outputs(request: InferRequest, policy: Policy) -> Sequence[str]:
     return wanted
 
 
-def _rows(request: InferRequest, schema: Schema) -> list[dict[str, Any]]:
+def _rows(request: InferRequest, schema: Schema, *, reasons: bool) -> list[dict[str, Any]]:
     """The request's rows as plain request objects."""
     kinds: dict[str, Kind] = {field.name: field.kind for field in schema.features}
     contexts: dict[str, Kind] = {field.name: field.kind for field in schema.context}
@@ -290,6 +293,7 @@ def _rows(request: InferRequest, schema: Schema) -> list[dict[str, Any]]:
             "inputs": {name: column[row] for name, column in columns.items()},
             "context": {name: column[row] for name, column in given.items()},
             "id": keys[row],
+            "reasons": reasons,
         }
         for row in range(rows)
     ]
@@ -370,4 +374,6 @@ def _cells(name: str, value: Any, datatype: str, shape: tuple[int, ...], policy:
         return [value]
     if name == "warnings":
         return ["; ".join(value or ())]
+    if name == "reasons":
+        return [msgspec.json.encode(value).decode() if isinstance(value, Reasons) else ""]
     return ["" if value is None else str(value)]

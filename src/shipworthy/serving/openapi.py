@@ -222,9 +222,18 @@ def _answer_schema(policy: Policy) -> dict[str, Any]:
             ("handling", {"enum": ["automatic", "review"]}, True),
             ("release", text, True),
             ("warnings", {"type": "array", "items": text}, True),
-            ("reasons", {"type": ["object", "null"]}, False),
+            ("reasons", _reasons_schema(), policy.reasons_always),
         ]
     )
+
+
+def _reasons_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    change = _object([("feature", text, True), ("change", {"type": "number"}, True)])
+    reasons = _object(
+        [("method", text, True), ("score", text, True), ("changes", {"type": "array", "items": change}, True)]
+    )
+    return {"oneOf": [reasons, {"type": "null"}]}
 
 
 def _problem_schema() -> dict[str, Any]:

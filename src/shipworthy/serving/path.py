@@ -34,6 +34,8 @@ COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
 SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
 FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
 RESTING = "the model rests after it failed"
+NO_REASONS = "without reasons: the model failed on them, or there was no time left"
+REASONS_SHARE = 0.5  # of the deadline within which reasons are still begun: an answer is worth more than its reasons
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -175,7 +177,9 @@ class PredictionPath:
         try:
             results = infer(servable, [job.sample for job in jobs])
             seconds = self._settings.monotonic() - began
-            reasons = _explain(servable, jobs, results)
+            reasons = _explain(servable, jobs, results, self._settings.monotonic)
+            if servable.policy.reasons_always:
+                seconds = self._settings.monotonic() - began
             live = self._claim(jobs)
             if len(live) < len(jobs):
                 found = dict(zip(jobs, results, strict=True))
@@ -212,8 +216,10 @@ class PredictionPath:
                 causes.append(result)
             else:
                 answer = answer_model(servable, job.sample, result, prediction_id)
-            if job.sample.reasons:
+            if job.sample.reasons or servable.policy.reasons_always:
                 answer.reasons = reasons.get(job)
+                if answer.reasons is None and answer.source == "model" and servable.policy.reasons:
+                    answer.warnings = [*answer.warnings, NO_REASONS]
             answers.append((job, answer))
         recorded = self._recorder.record(servable, answers)
         if recorded.refused:
@@ -335,9 +341,18 @@ def infer(servable: Servable, samples: Sequence[Sample]) -> list[Decided | str]:
     return [INVALID if row is None else row for row in decide(servable.policy, outputs, len(samples)).rows()]
 
 
-def _explain(servable: Servable, jobs: Sequence[Job], results: Sequence[Decided | str]) -> dict[Job, Reasons | None]:
-    return {
-        job: explain(servable, job.sample, result)
+def _explain(
+    servable: Servable, jobs: Sequence[Job], results: Sequence[Decided | str], monotonic: Callable[[], float]
+) -> dict[Job, Reasons | None]:
+    always = servable.policy.reasons_always
+    asked = [
+        (job, result)
         for job, result in zip(jobs, results, strict=True)
-        if job.sample.reasons and not isinstance(result, str)
-    }
+        if (always or job.sample.reasons) and not isinstance(result, str)
+    ]
+    if not asked:
+        return {}
+    until = min(job.arrived for job, _ in asked) + REASONS_SHARE * servable.policy.timeout_s
+    samples, decided = [job.sample for job, _ in asked], [result for _, result in asked]
+    found = explain(servable, samples, decided, lambda: monotonic() < until)
+    return dict(zip((job for job, _ in asked), found, strict=True))

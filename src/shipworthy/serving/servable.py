@@ -1,7 +1,7 @@
 """A release that is loaded: decoder, policy and model in one place, ready to answer."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ from shipworthy.bundle.format import Policy, Schema
 from shipworthy.bundle.verify import VerifiedBundle, VerifiedPayload
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.serving.breaker import Breaker
-from shipworthy.serving.decode import RequestDecoder
+from shipworthy.serving.decode import Reference, RequestDecoder
 from shipworthy.serving.pace import MAX_RUN_ROWS, Pace
 from shipworthy.serving.policy import decide
 from shipworthy.serving.runtimes.runtime import Runtime
@@ -30,7 +30,7 @@ class Servable:
     policy: Policy
     decoder: RequestDecoder
     runtime: Runtime
-    references: Mapping[str, float | None]  # of each model column, for reasons
+    references: tuple[Reference, ...]  # for reasons
     pace: Pace
     breaker: Breaker = field(default_factory=Breaker)  # kept through switches, as the release is
 
@@ -65,7 +65,7 @@ def make_servable(
         decoder=decoder,
         runtime=runtime,
         pace=pace,
-        references={column.name: column.reference for column in payload.baselines.columns},
+        references=decoder.find_references({column.name: column.reference for column in payload.baselines.columns}),
     )
 
 
@@ -83,5 +83,5 @@ def _warm(runtime: Runtime, payload: VerifiedPayload) -> Pace:
             raise IntegrityError(f"The payload's model fails on its reference row: {type(error).__name__}.") from None
         if len(decide(payload.policy, outputs, rows).valid) != rows:
             raise IntegrityError("The payload's policy does not fit its model.")
-        pace.learn(rows, time.monotonic() - began)
+        pace.learn(rows, (time.monotonic() - began) * (1 + len(row) if payload.policy.reasons_always else 1))
     return pace
