@@ -8,6 +8,12 @@ from shipworthy.bundle.format import Policy
 from shipworthy.contract.types import Contract, Derived, Feature
 
 ABSENT = "not evidenced"
+METHODS = {  # how Shapley values were found
+    "exact-trees": "exact, from the model's trees",
+    "exact-linear": "exact, from the model's weights",
+    "exact-enumeration": "exact, from all combinations of columns",
+    "sampled": "estimated, from random orders of columns",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,7 @@ class CardFacts:
     training: TrainingFacts
     verdicts: Sequence[Mapping[str, Any]]  # as `Verdict.to_json` writes them
     looks: int | None = None  # how often the test part has been looked at, if counted
+    reasons: Mapping[str, Any] | None = None  # as `Faithfulness.to_json` writes it
 
 
 def model_card(facts: CardFacts) -> str:
@@ -60,6 +67,7 @@ def model_card(facts: CardFacts) -> str:
         _verdicts("Evaluation", [v for v in facts.verdicts if not _is_fairness(v)]),
         _fairness(facts),
         _decision(facts.policy),
+        _reasons(facts),
         _limits(facts),
     )
     return "\n\n".join(parts) + "\n"
@@ -192,6 +200,29 @@ def _calibration(policy: Policy) -> str:
     if (scaling.slope, scaling.offset) == (1.0, 0.0):
         return "probabilities as the model gives them: scaling did not improve held-out rows"
     return f"Platt scaling with slope {scaling.slope:.4g} and offset {scaling.offset:.4g}"
+
+
+def _reasons(facts: CardFacts) -> str:
+    policy, found = facts.policy, facts.reasons
+    if not policy.reasons:
+        return "## Reasons\n\nAnswers carry none."
+    given = "with each answer" if policy.reasons_always else "on request"
+    lines = [
+        f"- up to {policy.reasons} {given}: by how much the score changes when one feature is set to its reference"
+    ]
+    if found is None:
+        return "## Reasons\n\n" + "\n".join([*lines, f"- faithfulness: {ABSENT}"])
+    among = min(found["top"], found["features"])
+    lines += [
+        f"- compared on {found['rows']:,} test rows with Shapley values ({METHODS[found['method']]}; "
+        f"{found['score']}; {found['background_rows']:,} training rows as background):",
+        f"  - rank correlation of all {found['features']} features, by size: {found['rank_correlation']:.2f}",
+        f"  - of an answer's first {among}, {found['top_agreement']:.0%} are among the exact first {among}; "
+        f"by chance {among / found['features']:.0%}",
+        f"  - the first reason is the exact first in {found['first_agreement']:.0%}",
+        f"  - {found['sign_agreement']:.0%} say the same direction",
+    ]
+    return "## Reasons\n\n" + "\n".join(lines)
 
 
 def _limits(facts: CardFacts) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from shipworthy.bundle.deployment import bundle_path
-from shipworthy.bundle.verify import PAYLOAD
+from shipworthy.bundle.verify import PAYLOAD, verify_payload
 from shipworthy.evaluation.budget import measure_budget
+from shipworthy.evaluation.faithfulness import measure_faithfulness
 from shipworthy.evaluation.measure import measure, trivial_baseline
 from shipworthy.gates.evidence import Parity
 from shipworthy.gates.judge import judge, lets_through
@@ -15,7 +16,7 @@ from shipworthy.training.parity import TOLERANCE as PARITY_TOLERANCE
 from shipworthy.workflows.project import Parts
 from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.stages.folders import artefact_entry, put_json, unpacked
-from shipworthy.workflows.stages.rows import parted
+from shipworthy.workflows.stages.rows import background, parted
 
 Outputs = dict[str, Any]
 
@@ -48,6 +49,9 @@ def judge_payload(
             parity=_parity(trained),
             vault=parts.project.vault,
         )
+        shipping.tell("gates", "comparing its reasons with exact ones")
+        verified = verify_payload(payload, vault=parts.project.vault)
+        reasons = measure_faithfulness(contract, verified, test, background(contract, frame, places))
     verdicts = judge(contract, evidence)
     documents = [verdict.to_json() for verdict in verdicts]
     artefacts = {
@@ -58,6 +62,7 @@ def judge_payload(
     outputs: Outputs = {
         "verdicts": documents,
         "servable": lets_through(verdicts, "local"),
+        "reasons": None if reasons is None else reasons.to_json(),
         "artefacts": artefacts,
         "detail": f"{passed} of {len(verdicts)} pass on {test.height:,} test rows",
     }

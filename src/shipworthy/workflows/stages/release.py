@@ -125,4 +125,5 @@ def _card_facts(
         ),
         verdicts=judged["verdicts"],
         looks=looks,
+        reasons=judged.get("reasons"),
     )
