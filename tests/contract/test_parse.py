@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -614,3 +615,20 @@ def test_the_bounds_of_whole_numbers_are_whole(bound: str) -> None:
 
 def test_a_bound_that_float32_cannot_hold_is_refused() -> None:
     check_change(REGRESSION, "[0, 20000]", "«[0, 1.0e39]", "features.distance.range", "float32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "decides"),
+    [
+        ((), False),  # the truth comes by itself, after 30 days
+        ((("confidence_below: 0.65", "confidence_below: 0.65, truth: person"),), True),
+        (((", known_after: 30d", ""),), True),
+        (((", known_after: 30d", ""), ("confidence_below: 0.65", "confidence_below: 0.65, truth: later")), False),
+    ],
+)
+def test_a_persons_decision_is_the_truth_unless_it_comes_by_itself(changes: Any, decides: bool) -> None:
+    text = MORTGAGE
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    assert parse_contract(text).decides_truth is decides

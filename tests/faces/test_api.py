@@ -402,7 +402,7 @@ def test_a_rollback_where_nothing_was_before_is_refused_in_words(plane: ControlP
 
 def test_the_review_queue_is_empty_and_unknown_answers_are_said_to_be(shared: ControlPlane):
     found = shared.ask("GET", "/api/reviews?env=production", "business").document
-    assert found == {"environment": "production", "reviews": []}
+    assert found == {"environment": "production", "reviews": [], "next": None}
     body = {"env": "production", "decision": "warn", "reason": "storm"}
     assert is_problem(shared.ask("POST", "/api/reviews/p_1/decide", "business", body), 404)
     assert is_problem(shared.ask("POST", "/api/reviews/p_1/claim", "business", {"env": "production"}), 404)

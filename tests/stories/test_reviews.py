@@ -17,7 +17,7 @@ from shipworthy.records.write import SegmentWriter
 from shipworthy.security.access import Principal
 from shipworthy.workflows.principals import add_principal
 from shipworthy.workflows.project import Parts
-from shipworthy.workflows.reviews import claim, decide, queue
+from shipworthy.workflows.reviews import Wanted, claim, decide, queue
 from tests.stories.conftest import Done
 
 RUTH = Principal("ruth", frozenset({"risk"}))
@@ -38,7 +38,7 @@ def parts(
 
 
 def waiting(parts: Parts) -> list[dict[str, Any]]:
-    return queue(parts.project, parts.ledger, "local")
+    return queue(parts, "local")
 
 
 def test_the_queue_holds_what_was_answered_for_review_oldest_first(parts: Parts) -> None:
@@ -50,15 +50,15 @@ def test_the_queue_holds_what_was_answered_for_review_oldest_first(parts: Parts)
     first, record = found[0], min(records, key=lambda record: record.prediction_id)
     assert (first["inputs"], first["id"], first["decision"]) == (record.inputs, record.id, record.decision)
     assert (first["confidence"], first["release"], first["claimed_by"]) == (record.confidence, "loans:1", None)
-    assert queue(parts.project, parts.ledger, "local", 3) == found[:3]
-    assert queue(parts.project, parts.ledger, "nowhere") == []
+    assert queue(parts, "local", Wanted(limit=3)) == found[:3]
+    assert queue(parts, "nowhere") == []
 
 
 def test_a_claimed_answer_is_somebodys_and_a_decided_one_leaves_the_queue(parts: Parts) -> None:
     first, second = [item["prediction_id"] for item in waiting(parts)[:2]]
     claim(parts, RUTH, "local", first)
     assert waiting(parts)[0]["claimed_by"] == "ruth"
-    with pytest.raises(ConflictError, match=f"{first} is claimed by ruth since"):
+    with pytest.raises(ConflictError, match=f"{first} is claimed by ruth until"):
         decide(parts, BOB, "local", first, "approve", "looks fine")
     decide(parts, RUTH, "local", first, "refer", "debts at another bank")
     decide(parts, BOB, "local", second, "approve", "a customer of ten years")

@@ -244,6 +244,12 @@ class Review(Section):
 
     confidence_below: Probability = Field(description="answers with less confidence go to a person")
     answer: str | None = Field(None, description="action that is answered meanwhile; without it the model's own")
+    claim: Duration = Field(1800.0, description="how long a claim holds before somebody else may take the answer")
+    truth: Literal["person", "later"] | None = Field(
+        None,
+        description="`person`: what a person decides is told as the outcome; `later`: the truth comes by itself. "
+        "Without it `later` if `target.known_after` is set, else `person`",
+    )
 
 
 class Rule(Section):
@@ -582,6 +588,12 @@ class Contract(Section):
     def context_by_role(self, role: Role) -> tuple[str, ...]:
         """Names of the context columns with `role`, in contract order."""
         return tuple(name for name, column in self.context.items() if column.role == role)
+
+    @property
+    def decides_truth(self) -> bool:
+        """Whether what a reviewer decides is what came true."""
+        stated = self.decision.review.truth if self.decision.review is not None else None
+        return self.target.known_after is None if stated is None else stated == "person"
 
     @property
     def model_columns(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from shipworthy.workflows.gate import permit
 from shipworthy.workflows.overview import gather, verdicts_of
 from shipworthy.workflows.principals import principals as list_principals
 from shipworthy.workflows.project import Parts, read_contract
-from shipworthy.workflows.reviews import claim, decide, queue
+from shipworthy.workflows.reviews import State, Wanted, claim, decide, queue, show
 
 Found = dict[str, Any]
 Tick = Callable[[str | None, float | None], Mapping[str, Any]]
@@ -162,15 +162,31 @@ def acknowledge_alert(request: Request, alert: str) -> Found:
     return acknowledge(_parts(request), _principal(request), alert)
 
 
-def reviews(request: Request, env: str = "local", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Found:
-    """Answers that wait for a person, oldest first, and who has claimed them."""
+def reviews(
+    request: Request,
+    env: str = "local",
+    state: State = "waiting",
+    by: Annotated[str | None, Query(max_length=100)] = None,
+    release: Annotated[str | None, Query(max_length=100)] = None,
+    after: Annotated[str | None, Query(max_length=100)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Found:
+    """Answers that were sent to a person, oldest first, and who has claimed or decided them; `next` goes on."""
     parts, environment = _parts(request), _environment(request, env)
     permit(parts, _principal(request), "review list", environment=environment)
-    return {"environment": env, "reviews": queue(parts.project, parts.ledger, environment, limit)}
+    wanted = Wanted(state=state, by=by, release=release, after=after, limit=limit + 1)
+    found = queue(parts, environment, wanted)
+    more = found[limit - 1]["prediction_id"] if len(found) > limit else None
+    return {"environment": env, "reviews": found[:limit], "next": more}
+
+
+def review(request: Request, prediction: str, env: str = "local") -> Found:
+    """One answer that was sent to a person: inputs, answer, reasons, and what may be decided."""
+    return show(_parts(request), _principal(request), _environment(request, env), prediction)
 
 
 def claim_review(request: Request, prediction: str, body: ClaimBody) -> Found:
-    """Say that you look at an answer."""
+    """Take an answer, so that nobody else decides it for a while; again, and it is yours for longer."""
     environment = _environment(request, body.env)
     return claim(_parts(request), _principal(request), environment, prediction)
 
@@ -234,6 +250,7 @@ ROUTES = (
     Route("GET", "/api/alerts", "alerts", alerts),
     Route("POST", "/api/alerts/{alert}/acknowledge", "alerts acknowledge", acknowledge_alert),
     Route("GET", "/api/reviews", "review list", reviews),
+    Route("GET", "/api/reviews/{prediction}", "review list", review),
     Route("POST", "/api/reviews/{prediction}/claim", "review claim", claim_review),
     Route("POST", "/api/reviews/{prediction}/decide", "review decide", decide_review),
     Route("GET", "/api/principals", "user list", principals),

@@ -80,7 +80,7 @@ class Waiting:
     def _count(self, parts: Parts, environment: str) -> int:
         known = self._counted.get(environment)
         if known is None or self._now() - known[0] >= WAITING_S:
-            known = self._now(), len(queue(parts.project, parts.ledger, environment))
+            known = self._now(), len(queue(parts, environment))
             self._counted[environment] = known
         return known[1]
 

@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
@@ -119,19 +119,30 @@ def read_as(directory: Path, kind: type[T], vault: Vault | None = None) -> Itera
     Raises:
         IntegrityError: a segment is damaged before its tail.
     """
+    return _read_all(list_segments(directory), kind, vault)
+
+
+def _read_all(segments: Iterable[Path], kind: type[T], vault: Vault | None) -> Iterator[T]:
     decoder = msgspec.msgpack.Decoder(kind)
-    for segment in list_segments(directory):
+    for segment in segments:
         for content in _contents(segment, vault):
             yield decoder.decode(content)
 
 
-def read_outcomes(directory: Path, vault: Vault | None = None) -> Iterator[Outcome]:
+def read_outcomes(directory: Path, vault: Vault | None = None, *, writer: str | None = None) -> Iterator[Outcome]:
     """Every outcome below `outcomes/ENV`, in the order of each writer; repetitions and contradictions included.
+
+    Args:
+        directory: where they lie.
+        vault: opens what is sealed.
+        writer: whose alone; None for all.
 
     Raises:
         IntegrityError: a segment is damaged before its tail.
     """
-    return read_as(directory, Outcome, vault)
+    segments = list_segments(directory)
+    mine = [segment for segment in segments if writer in (None, stem_of(segment).rpartition("-")[0])]
+    return _read_all(mine, Outcome, vault)
 
 
 def find_record(directory: Path, prediction_id: str, vault: Vault | None = None) -> Record:

@@ -33,7 +33,7 @@ def list_waiting(root: Path, face: Face, environment: str, limit: int) -> int:
     """Show the answers that wait for a person, oldest first."""
     with open_parts(root) as parts:
         permit(parts, acting(parts, os.environ), "review list", environment=environment)
-        waiting = reviews.queue(parts.project, parts.ledger, environment, limit + 1)
+        waiting = reviews.queue(parts, environment, reviews.Wanted(limit=limit + 1))
     face.result({"environment": environment, "reviews": waiting[:limit], "more": len(waiting) > limit})
     if face.as_json:
         return 0
