@@ -41,6 +41,7 @@ __all__ = [
     "tally",
     "tensors",
     "values",
+    "watch",
     "worker",
     "worker_process",
 ]
