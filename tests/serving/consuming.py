@@ -79,17 +79,22 @@ def message(document: Any, **properties: Any) -> Sent:
 @contextlib.contextmanager
 def channel_of(url: str) -> Iterator[Any]:
     """A channel of a client that is not the product's."""
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url))) as connection:
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    try:
         yield connection.channel()
+    finally:
+        if connection.is_open:
+            connection.close()
 
 
 def send(url: str, messages: Iterable[Sent], queue: str = "requests") -> None:
-    """Publish, each confirmed."""
+    """Publish in one transaction: they are on the broker's disk when this returns."""
     with channel_of(url) as channel:
-        channel.confirm_delivery()
+        channel.tx_select()
         for body, properties in messages:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            channel.basic_publish("", queue, content, pika.BasicProperties(**properties), mandatory=True)
+            channel.basic_publish("", queue, content, pika.BasicProperties(**properties))
+        channel.tx_commit()
 
 
 class Got(msgspec.Struct):
@@ -109,10 +114,11 @@ def receive(url: str, count: int, queue: str = "answers", timeout_s: float = 30)
     end = time.monotonic() + timeout_s
     with channel_of(url) as channel:
         while len(found) < count and time.monotonic() < end:
-            method, properties, body = channel.basic_get(queue, auto_ack=True)
+            method, properties, body = channel.basic_get(queue)
             if method is None:
                 time.sleep(0.02)
             else:
+                channel.basic_ack(method.delivery_tag)
                 found.append(Got(body, properties))
     return found
 
@@ -121,6 +127,13 @@ def depth(url: str, queue: str) -> int:
     """Messages of a queue that are ready to be given out."""
     with channel_of(url) as channel:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+
+def declare(url: str, *queues: str) -> None:
+    """Make durable queues of the classic kind."""
+    with channel_of(url) as channel:
+        for queue in queues:
+            channel.queue_declare(queue, durable=True)
 
 
 def delete(url: str, *queues: str) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 import msgspec
 
@@ -15,7 +16,7 @@ from shipworthy.kernel.errors import StorageError
 from shipworthy.serving.answer import Answer
 from shipworthy.serving.channel import STUCK_S
 from shipworthy.serving.counters import Counters
-from shipworthy.serving.decode import InvalidRequestError, RequestDecoder, Sample
+from shipworthy.serving.decode import MAX_ID, InvalidRequestError, RequestDecoder, Sample
 from shipworthy.serving.earlier import EarlierAnswers, Given, digest_inputs, give, warn_of_other_inputs
 from shipworthy.serving.job import Job, Outcome
 from shipworthy.serving.live import LiveState
@@ -150,7 +151,7 @@ class Consumer:
         try:
             servable, sample = self._decode(message)
         except InvalidRequestError as error:
-            return self._refuse(problem_of(error), None)
+            return self._refuse(problem_of(error), _id_in(message.body) or message.name)
         name = sample.id
         if name is None:
             wanted = FieldProblem("id", "a text, or a message_id of the message: what is answered once needs a name")
@@ -228,6 +229,21 @@ class Consumer:
     def _refuse(self, problem: Problem, name: str | None) -> Reply:
         self.counts.refused += 1
         return Reply(_encode(problem), problem, name)
+
+
+class _Named(msgspec.Struct):
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)] | None = None
+
+
+_decode_named = msgspec.json.Decoder(_Named).decode
+
+
+def _id_in(body: bytes) -> str | None:
+    """The id of a request that is not valid otherwise, for whoever waits for it."""
+    try:
+        return None if len(body) > MAX_SINGLE_BYTES else _decode_named(body).id
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
 
 
 def _repeat(name: str, inputs: bytes, given: Given) -> Reply:
