@@ -37,7 +37,7 @@ class Broker:
 
     def __init__(self, folder: Path, pair: Pair | None = None) -> None:
         folder.mkdir(parents=True)
-        self._folder = folder
+        self.folder = folder
         self._epmd_port, self._distribution_port = free_port(), free_port()
         self.port, self.tls_port = free_port(), free_port()
         lines = [f"default_user = {USER}", f"default_pass = {PASSWORD}", "disk_free_limit.absolute = 1MB"]
@@ -60,7 +60,7 @@ class Broker:
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         environment = os.environ | {
-            "HOME": str(self._folder),  # where Erlang keeps its cookie
+            "HOME": str(self.folder),  # where Erlang keeps its cookie
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"test-{self.port}@localhost",
@@ -69,17 +69,17 @@ class Broker:
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
-            "RABBITMQ_MNESIA_BASE": str(self._folder / "data"),
-            "RABBITMQ_LOG_BASE": str(self._folder / "log"),
-            "RABBITMQ_CONFIG_FILE": str(self._folder / "rabbitmq.conf"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "plugins"),
-            "RABBITMQ_PID_FILE": str(self._folder / "pid"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
         }
-        with open(self._folder / "stdout", "ab") as log:
+        with open(self.folder / "stdout", "ab") as log:
             self._process = subprocess.Popen([SERVER], env=environment, stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + START_S
         while not self._answers():
-            said = (self._folder / "stdout").read_text()
+            said = (self.folder / "stdout").read_text()
             assert self._process.poll() is None, said
             assert time.monotonic() < end, said
             time.sleep(0.05)
