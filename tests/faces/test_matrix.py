@@ -139,6 +139,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # what each verb needs to come as far as 
     "score": ("nothing.csv", "out.csv"),
     "outcomes": ("nothing.csv",),
     "serve": ("--port", "0"),
+    "consume": ("in", "--answers", "out", "--url", "amqp://127.0.0.1:1"),
     "up": ("--port", "0", "--control-port", "0"),
     "control": (),
     "records compact": (),

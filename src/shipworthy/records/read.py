@@ -8,6 +8,7 @@ import os
 import re
 import zlib
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ from shipworthy.records.format import (
     whole_frames,
 )
 from shipworthy.records.sealed import open_group, segment_cipher
+from shipworthy.records.spool import spooled_segments
 from shipworthy.security.vault import Vault
 
 HEADER_BYTES = 4096  # a header has about 100
@@ -127,6 +129,34 @@ def _read_all(segments: Iterable[Path], kind: type[T], vault: Vault | None) -> I
     for segment in segments:
         for content in _contents(segment, vault):
             yield decoder.decode(content)
+
+
+def read_newest(
+    directory: Path, worker: str, count: int, kind: type[T], vault: Vault | None = None, *, spool: Path | None = None
+) -> list[T]:
+    """The newest `count` frames of one writer, or all if it has fewer; the oldest of them first.
+
+    Whole segments are read, newest first, until there are enough; one is in memory at a time.
+
+    Args:
+        directory: `records/ENV`.
+        worker: whose.
+        count: how many, > 0.
+        kind: as for `read_as`.
+        vault: opens sealed segments.
+        spool: the folder that `open_spool` gave, where later ones may wait.
+
+    Raises:
+        IntegrityError: a segment is damaged before its tail.
+    """
+    decode = msgspec.msgpack.Decoder(kind).decode
+    segments = [path for path in list_segments(directory) if stem_of(path).rpartition("-")[0] == worker]
+    segments += [] if spool is None else spooled_segments(spool, worker).get(worker, [])
+    found: deque[list[T]] = deque()
+    while segments and (missing := count - sum(map(len, found))) > 0:
+        newest = deque(map(bytes, _contents(segments.pop(), vault)), maxlen=missing)
+        found.appendleft([decode(content) for content in newest])
+    return [one for part in found for one in part]
 
 
 def read_outcomes(directory: Path, vault: Vault | None = None, *, writer: str | None = None) -> Iterator[Outcome]:

@@ -111,6 +111,7 @@ VERBS: Mapping[str, Verb] = {
     "review decide": Verb("review", is_recorded=True),
     "alerts acknowledge": Verb("acknowledge", is_recorded=True),
     "serve": Verb("operate", is_recorded=True),
+    "consume": Verb("operate", is_recorded=True),
     "up": Verb("operate", is_recorded=True),
     "control": Verb("operate", is_recorded=True),
     "records compact": Verb("operate", is_recorded=True),

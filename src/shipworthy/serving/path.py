@@ -64,6 +64,7 @@ class PathSettings:
     now: Callable[[], float]  # wall clock, Unix seconds
     monotonic: Callable[[], float]  # for latency: finer than the loop's clock
     entropy: Callable[[int], bytes]
+    is_patient: bool = False  # whoever asks waits for a slow disk: nothing is given up that may yet be recorded
 
 
 class PredictionPath:
@@ -280,6 +281,9 @@ class PredictionPath:
     def _expire(self, batch: _Batch) -> None:
         by_run = (job.claimed for running in self._running for job in running.jobs)
         is_disk_late = self._late_since is None and any(by_run)  # before this batch's jobs are claimed for being late
+        if is_disk_late and self._settings.is_patient:
+            batch.timer = self._loop.call_later(batch.servable.policy.timeout_s, self._expire, batch)
+            return
         late = self._claim(batch.jobs)
         if any(running is batch for running in self._running):
             if late and self._late_since is None:
@@ -298,6 +302,8 @@ class PredictionPath:
 
     def _give_up(self, batch: _Batch) -> None:
         """The disk is too slow for the deadline: say so, whatever becomes of the record."""
+        if self._settings.is_patient:
+            return
         problem = make_problem(503, "The prediction was not recorded in time; try again later.")
         self._deliver([(job, problem) for job in batch.jobs])
 

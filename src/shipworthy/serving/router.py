@@ -1,13 +1,15 @@
 """Which release answers a request: sticky by subject, else key, else id, as the deployment's shares say."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
 from shipworthy.bundle.format import Schema
-from shipworthy.serving.decode import Sample
+from shipworthy.serving.decode import RequestDecoder, Sample
+from shipworthy.serving.live import LiveState
+from shipworthy.serving.servable import Servable
 
 Unit = Literal["subject", "key", "request"]
 STICKY: dict[Unit, tuple[str, ...]] = {"subject": ("subject", "key"), "key": ("key",), "request": ()}
@@ -48,3 +50,26 @@ def unit_of(schema: Schema, sample: Sample, declared: Unit) -> str | None:
                 if value is not None and value is not msgspec.UNSET:
                     return str(value)
     return sample.id
+
+
+def route(
+    state: LiveState, decode: Callable[[RequestDecoder], Sample], name: Callable[[], str]
+) -> tuple[Servable, Sample]:
+    """The release that answers a request, and the request in its schema.
+
+    Args:
+        state: what is live.
+        decode: reads the request by a release's decoder.
+        name: of a request that carries nothing to keep its release by; called where traffic is shared.
+
+    Raises:
+        InvalidRequestError: with every problem of the request.
+    """
+    primary, deployment = state.primary, state.deployment
+    sample = decode(primary.decoder)
+    if len(state.servables) == 1:
+        return primary, sample
+    unit = unit_of(primary.schema, sample, deployment.unit)
+    shares = [release.share for release in deployment.releases]
+    servable = state.servables[choose_release(shares, deployment.salt, name() if unit is None else unit)]
+    return servable, sample if servable is primary else decode(servable.decoder)

@@ -27,7 +27,7 @@ from shipworthy.serving.plain import MAX_BATCH_BYTES, PlainEndpoint
 from shipworthy.serving.problem import make_problem
 from shipworthy.serving.protocol import Connection, Exchange, Handler, Span
 from shipworthy.serving.records_watch import RecordsWatch
-from shipworthy.serving.router import choose_release, unit_of
+from shipworthy.serving.router import route
 from shipworthy.serving.routes import Route, RouteTable, find_route
 from shipworthy.serving.servable import Servable
 from shipworthy.serving.settings import ServerSettings
@@ -234,17 +234,11 @@ class Worker:
         return self._route(lambda decoder: decoder.decode_object(item))
 
     def _route(self, decode: Callable[[RequestDecoder], Sample]) -> tuple[Servable, Sample]:
-        primary, deployment = self.state.primary, self.state.deployment
-        sample = decode(primary.decoder)
-        if len(self.state.servables) == 1:
-            return primary, sample
-        unit = unit_of(primary.schema, sample, deployment.unit)
-        if unit is None:
-            self._unsticky += 1
-            unit = f"{self._name}:{self._unsticky}"
-        place = choose_release([release.share for release in deployment.releases], deployment.salt, unit)
-        servable = self.state.servables[place]
-        return servable, sample if servable is primary else decode(servable.decoder)
+        return route(self.state, decode, self._next_name)
+
+    def _next_name(self) -> str:
+        self._unsticky += 1
+        return f"{self._name}:{self._unsticky}"
 
     # --- small handlers
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import uvloop
 
-from shipworthy.kernel.errors import ConflictError, InternalError, ShipworthyError, StorageError, UsageError
+from shipworthy.kernel.errors import ConflictError, ShipworthyError
 from shipworthy.records.disk import Disk
 from shipworthy.records.spool import open_spool
 from shipworthy.records.write import SegmentWriter
@@ -26,8 +26,7 @@ from shipworthy.security.vault import DATA_KEYS, Vault
 from shipworthy.serving.channel import NAME_TAKEN, Sign, tell
 from shipworthy.serving.counters import Counters
 from shipworthy.serving.intake import Intake
-from shipworthy.serving.lane import Lane
-from shipworthy.serving.live import LiveState, Signature, keep_good, load_live, read_signature, start_live
+from shipworthy.serving.live import LiveState, Signature, keep_good, read_signature, start_live
 from shipworthy.serving.outcomes import OutcomeLog
 from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.protocol import Connection
@@ -37,16 +36,13 @@ from shipworthy.serving.runtimes.rehearsed import FailingRuntime
 from shipworthy.serving.runtimes.runtime import Runtime
 from shipworthy.serving.servable import WARM_ROWS
 from shipworthy.serving.settings import ServerSettings, traces_url
+from shipworthy.serving.watch import GOOD, REFUSED, require_spool, watch_live
 from shipworthy.serving.worker import Worker
 
-POLL_S = 0.05  # a replaced file is noticed within 100 ms
 BEAT_S = 0.05  # between signs of life
 SWEEP_S = 1.0
 QUIET_S = 0.3  # for callers who keep connections to be told with their next answer that it was the last
 DRAIN_S = 10.0  # for answers under way when told to stop
-
-GOOD = ".good"  # below records/ENV, which the server may write: the files that it last answered from
-REFUSED = "a newer deployment or access file was refused"
 
 if TYPE_CHECKING:
     from shipworthy.serving.traces import Tracing
@@ -88,7 +84,7 @@ def work(
     vault = Vault(Path(settings.keys) / DATA_KEYS, os.environ)
     good = Path(settings.records) / GOOD
     state, refused = start_live(Path(settings.live), Path(settings.keys), make_runtime, vault, good)
-    _require_spool(state, settings)
+    require_spool(state, settings)
     if refused is None:
         keep_good(Path(settings.live), signature, good)
     else:
@@ -153,7 +149,7 @@ async def _work(
     gc.freeze()
     sign()
     beat = loop.create_task(_beat(worker, intake, sign))
-    watch = loop.create_task(_watch(worker, settings, make_runtime, signature, vault))
+    watch = loop.create_task(watch_live(worker, settings, make_runtime, signature, vault))
     await stop.wait()
     watch.cancel()
     await asyncio.gather(_drain(worker, intake), *([calls.stop(DRAIN_S)] if calls else []))
@@ -220,71 +216,6 @@ async def _beat(worker: Worker, intake: Intake, sign: Callable[[], None]) -> Non
             intake.renew()
             worker.certificate_expires = intake.expires
             worker.leave_tally()
-
-
-async def _watch(
-    worker: Worker,
-    settings: ServerSettings,
-    make_runtime: Callable[[bytes], Runtime],
-    signature: Signature,
-    vault: Vault,
-) -> None:
-    """Notice replaced files, load beside, switch between two ticks."""
-    live, good = Path(settings.live), Path(settings.records) / GOOD
-    loop = asyncio.get_running_loop()
-    loader = Lane("loader")
-    while True:
-        await asyncio.sleep(POLL_S)
-        found = read_signature(live)
-        if found == signature:
-            continue
-        signature = found
-        done: asyncio.Future[LiveState] = loop.create_future()
-        last = worker.state
-        loader.submit(lambda last=last, done=done: _load_beside(loop, settings, make_runtime, last, vault, done))  # type: ignore[misc]
-        try:
-            worker.switch(await done)
-            keep_good(live, signature, good)
-            _log.info("generation %s answers", worker.state.deployment.generation)
-        except ShipworthyError as error:
-            worker.counters.deployments_refused += 1
-            worker.refused = f"{REFUSED} ({error.code})"
-            _log.error("refused, the last good state answers: %s", error)
-
-
-def _load_beside(
-    loop: asyncio.AbstractEventLoop,
-    settings: ServerSettings,
-    make_runtime: Callable[[bytes], Runtime],
-    last: LiveState,
-    vault: Vault,
-    done: "asyncio.Future[LiveState]",
-) -> None:
-    live = Path(settings.live)
-    try:
-        state = load_live(live, Path(settings.keys), make_runtime, last, vault)
-        _require_spool(state, settings)
-    except ShipworthyError as error:
-        loop.call_soon_threadsafe(done.set_exception, error)
-    except OSError as error:
-        loop.call_soon_threadsafe(done.set_exception, StorageError(f"{live} cannot be read: {error.strerror}."))
-    except Exception as error:  # noqa: BLE001 (a worker loop: the last good state answers on)
-        _log.exception("loading failed")
-        loop.call_soon_threadsafe(done.set_exception, InternalError(f"{live} cannot be loaded: {error}"))
-    else:
-        loop.call_soon_threadsafe(done.set_result, state)
-
-
-def _require_spool(state: LiveState, settings: ServerSettings) -> None:
-    """Refuse a release that counts on a spool where there is none.
-
-    Raises:
-        UsageError: records.when_full says spool, and the server was given none.
-    """
-    for servable in state.servables:
-        if servable.policy.when_full == "spool" and not settings.spool:
-            cure = "start the server with --spool DIR, a folder on another volume"
-            raise UsageError(f"{servable.release} keeps records in a spool when their disk refuses; {cure}.")
 
 
 async def _drain(worker: Worker, intake: Intake) -> None:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "control": ("control", "One step of the control loop: windows, canaries, alerts."),
     "loadtest": ("loadtest", "Hold the declared peak, and propose workers, memory and cost."),
     "score": ("score", "Score a file with the policy and records of the server."),
+    "consume": ("consume", "Answer the messages of a broker, each id once."),
     "records": ("records", "The log of predictions: compact it to Parquet."),
     "outcomes": ("outcomes", "Tell what came true of earlier predictions."),
     "status": ("status", "Releases, deployments and what comes next."),

@@ -7,24 +7,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import click
 import msgspec
 from rich.markup import escape
 
+from shipworthy.faces.cli.entry import Entered, enter, keep_digests, on_ledger, refuse_denied
 from shipworthy.faces.cli.options import DataPlane, Listening, command, data_plane, listening
 from shipworthy.faces.cli.show import Face
-from shipworthy.kernel.errors import AccessError, ShipworthyError, UsageError
+from shipworthy.kernel.errors import UsageError
 from shipworthy.records.spool import open_spool
 from shipworthy.security.binding import Tls
 from shipworthy.security.tls import check_tls, server_name
 from shipworthy.serving.settings import ServerSettings, check_settings
+from shipworthy.serving.watch import Places
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.serve import Target, find_target
 
@@ -32,8 +34,6 @@ if TYPE_CHECKING:  # it needs the ledger, which a serving machine may lack
     from shipworthy.workflows.project import Parts
 
 STOP_S = 15.0  # the server drains within 10 s
-
-_Given = TypeVar("_Given")
 
 
 @command("serve")
@@ -74,10 +74,10 @@ def serve(
     check_settings(settings)
     check_certificate(settings)
     project.require()
-    found = _on_ledger(face, root, lambda parts: _enter(parts, environment))
-    entered = found if isinstance(found, _Entered) else None
+    found = on_ledger(face, root, lambda parts: enter(parts, "serve", environment))
+    entered = found if isinstance(found, Entered) else None
     if entered is None:
-        _refuse_denied(root, environment)
+        refuse_denied(root, "serve", environment)
         if found is not None:
             face.note(f"The ledger cannot be written: {found}")
     target = find_target(project, environment)
@@ -87,7 +87,7 @@ def serve(
     if entered is None:
         face.note("Serving goes on from local disk; tokens made earlier are good, or use --open.")
     elif not is_open and (face.as_json or sys.stdout.isatty()):
-        token = _on_ledger(face, root, lambda parts: _mint(parts, entered, environment, target))
+        token = on_ledger(face, root, lambda parts: _mint(parts, entered, environment, target))
     argv = [sys.executable, "-m", "shipworthy.serving.server", "--settings", msgspec.json.encode(settings).decode()]
     with _child(argv) as server:
         line = server.stdout.readline() if server.stdout else b""
@@ -96,11 +96,11 @@ def serve(
         ready = json.loads(line)
         address = str(ready["address"])
         if entered is not None:
-            _on_ledger(face, root, lambda parts: _record(parts, entered, environment, address, settings))
+            on_ledger(face, root, lambda parts: _record(parts, entered, environment, address, settings))
         _announce(face, address, ready.get("grpc"), settings, target, token)
         code = server.wait()
     if entered is not None:
-        _on_ledger(face, root, lambda parts: _keep_digests(parts, entered, environment))
+        on_ledger(face, root, lambda parts: keep_digests(parts, entered, environment))
     return 0 if code in (0, -signal.SIGTERM, -signal.SIGINT) else 1
 
 
@@ -124,7 +124,7 @@ def as_declared(settings: ServerSettings, target: Target, workers: int | None) -
     )
 
 
-def check_spool(settings: ServerSettings, target: Target, face: Face) -> None:
+def check_spool(settings: Places, target: Target, face: Face) -> None:
     """Refuse to start without the spool that the release counts on; say if it would be full together with the records.
 
     Raises:
@@ -165,82 +165,19 @@ def _child(argv: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
                 server.kill()
 
 
-@dataclass(frozen=True, slots=True)
-class _Entered:
-    """How the gate was passed."""
-
-    actor: str
-    rule: str
-
-
-def _on_ledger(face: Face, root: Path, act: Callable[["Parts"], _Given]) -> _Given | None:
-    """What `act` gives; or a note where the ledger cannot be used, as serving goes on without."""
-    try:
-        from shipworthy.faces.wiring import open_parts
-    except ModuleNotFoundError:
-        face.note("Nothing is recorded: this machine has the serving set only (pip install 'shipworthy[standard]').")
-        return None
-    with ExitStack() as stack:
-        try:
-            parts = stack.enter_context(open_parts(root))
-        except ShipworthyError as error:
-            face.note(f"The ledger cannot be used, so nothing is recorded and no token made: {error}")
-            return None
-        try:
-            return act(parts)
-        except ShipworthyError as error:
-            face.note(f"The ledger cannot be written: {error}")
-            return None
-
-
-def _enter(parts: "Parts", environment: str) -> _Entered | AccessError:
-    """How the gate was passed; or a denial, which may also be the key's that was to sign the decision."""
-    from shipworthy.workflows.gate import permit
-    from shipworthy.workflows.principals import acting
-
-    try:
-        principal = acting(parts, os.environ)
-        return _Entered(principal.actor, permit(parts, principal, "serve", environment=environment))
-    except AccessError as error:
-        return error
-
-
-def _refuse_denied(root: Path, environment: str) -> None:
-    """A denial holds also where it cannot be recorded; where the ledger cannot even be read, nobody is known.
-
-    Raises:
-        AccessError: who acts may not serve.
-    """
-    try:
-        from shipworthy.faces.wiring import open_to_read
-
-        with open_to_read(root, "serve", environment):
-            pass
-    except AccessError:
-        raise
-    except (ModuleNotFoundError, ShipworthyError):
-        return
-
-
-def _mint(parts: "Parts", entered: _Entered, environment: str, target: Target) -> str:
+def _mint(parts: "Parts", entered: Entered, environment: str, target: Target) -> str:
     from shipworthy.workflows.tokens import grant_token
 
     return grant_token(replace(parts, rule=entered.rule), environment, target.system)
 
 
-def _record(parts: "Parts", entered: _Entered, environment: str, address: str, settings: ServerSettings) -> None:
+def _record(parts: "Parts", entered: Entered, environment: str, address: str, settings: ServerSettings) -> None:
     from shipworthy.workflows.planes import Start, record_start
 
     access = "open on loopback" if settings.open else "token"
     binding = settings.binding
     start = Start("data", address, environment, binding.mode, access, binding.is_upstream)
     record_start(replace(parts, rule=entered.rule), entered.actor, start)
-
-
-def _keep_digests(parts: "Parts", entered: _Entered, environment: str) -> None:
-    from shipworthy.workflows.segments import record_closed_segments
-
-    record_closed_segments(replace(parts, rule=entered.rule), environment)
 
 
 def _announce(

@@ -1,0 +1,252 @@
+"""A broker that speaks AMQP 0.9.1, such as RabbitMQ: messages in, replies out, each acknowledged behind its reply.
+
+Loaded only where messages are consumed: it takes the extra `amqp`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import aiormq
+import msgspec
+from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.channel import Channel
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+)
+from pamqp.commands import Basic
+
+from shipworthy.kernel.errors import AccessError, ConflictError, NotFoundError, ShipworthyError, UnavailableError
+from shipworthy.serving.consumer import Message, Reply
+from shipworthy.serving.consumer_settings import ConsumerSettings, place_of
+
+OPEN_S = 20.0  # for a connection and its queues
+CLOSE_S = 2.0
+PERSISTENT = 2  # delivery mode: on the broker's disk
+DELIVERIES = 20  # of a message, before a queue that we make gives it up: whatever takes it ends its consumer
+MAX_PROBLEM = 1000  # characters of a problem in a dead letter's header
+
+_LOST = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, TimeoutError, asyncio.CancelledError)
+
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it says comes as an error too, and is said in our words
+
+
+class Delivery(msgspec.Struct, frozen=True, eq=False):
+    """A message, and what the broker needs to hear of it again."""
+
+    message: Message
+    tag: int
+    properties: Any
+
+
+class Link:
+    """One connection to a broker; when it is lost, what came by it comes again by the next.
+
+    Args:
+        settings: names of the queues.
+        connection, channel: open.
+    """
+
+    def __init__(self, settings: ConsumerSettings, connection: AbstractConnection, channel: Channel) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._channel = channel
+        self._inbox: asyncio.Queue[Delivery | None] = asyncio.Queue()  # None: there will be no more
+        self._is_lost = False
+
+    async def consume(self) -> None:
+        """Let messages come.
+
+        Raises:
+            AccessError, NotFoundError, ConflictError: the queue, as `open_link` says.
+        """
+        for one in (self._channel, self._connection):
+            one.closing.add_done_callback(self._lose)
+        self._channel.on_consumer_cancel_callbacks.add(self._lose)  # the queue was deleted
+        await self._channel.basic_qos(prefetch_count=self._settings.prefetch)
+        await self._channel.basic_consume(self._settings.queue, self._receive, consumer_tag="shipworthy")
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """The messages that are there, at least one and at most `limit`; none once it was ended.
+
+        Raises:
+            UnavailableError: the connection is lost.
+        """
+        taken: list[Delivery] = []
+        while not taken or (len(taken) < limit and not self._inbox.empty()):
+            delivery = await self._inbox.get()
+            if delivery is None:
+                self._inbox.put_nowait(None)  # it holds for ever
+                if self._is_lost:
+                    raise UnavailableError("the connection was lost, or the queue is gone")
+                break
+            taken.append(delivery)
+        return taken
+
+    def end(self) -> None:
+        """Take nothing more; what was not taken goes back to the queue."""
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait(None)
+
+    async def reply(self, deliveries: Sequence[Delivery], replies: Sequence[Reply]) -> int:
+        """Publish a reply to each, and acknowledge all up to the last once the broker has them; how many were buried.
+
+        Raises:
+            UnavailableError: the broker took not all of them; none is acknowledged.
+        """
+        settings = self._settings
+        dead = [pair for pair in zip(deliveries, replies, strict=True) if pair[1].problem and settings.dead_letter]
+        published = [self._publish(*pair) for pair in zip(deliveries, replies, strict=True)]
+        buried = [self._bury(*pair) for pair in dead]
+        try:
+            await _all(published + buried)
+            await self._channel.basic_ack(deliveries[-1].tag, multiple=True)
+        except DeliveryError as error:
+            raise UnavailableError(f"the broker did not take a reply: {_words(error)}") from None
+        except _LOST as error:
+            raise _lost(error) from None
+        return len(dead)
+
+    async def close(self) -> None:
+        """Let go; what is not acknowledged comes again."""
+        try:
+            await asyncio.wait_for(self._connection.close(), CLOSE_S)
+        except _LOST:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+
+    async def _receive(self, delivered: DeliveredMessage) -> None:
+        properties = delivered.header.properties
+        message = Message(delivered.body, _text(properties.message_id), bool(delivered.redelivered))
+        self._inbox.put_nowait(Delivery(message, delivered.delivery_tag or 0, properties))
+
+    def _lose(self, _: object) -> None:
+        self._is_lost = True
+        self._inbox.put_nowait(None)
+
+    async def _publish(self, delivery: Delivery, reply: Reply) -> None:
+        properties = Basic.Properties(
+            content_type="application/json" if reply.problem is None else "application/problem+json",
+            correlation_id=_text(delivery.properties.correlation_id) or delivery.message.name or _short(reply.id),
+            message_id=reply.prediction_id,
+            delivery_mode=PERSISTENT,
+            headers=None if reply.id is None else {"id": reply.id},
+        )
+        await self._send(reply.body, self._settings.answers, properties)
+
+    async def _bury(self, delivery: Delivery, reply: Reply) -> None:
+        """Keep what cannot be answered, with the reason."""
+        given = delivery.properties
+        detail = "" if reply.problem is None else reply.problem.detail[:MAX_PROBLEM]
+        properties = Basic.Properties(
+            content_type=_text(given.content_type),
+            correlation_id=_text(given.correlation_id),
+            message_id=delivery.message.name,
+            delivery_mode=PERSISTENT,
+            headers={"problem": detail, "from": self._settings.queue},
+        )
+        await self._send(delivery.message.body, self._settings.dead_letter, properties)
+
+    async def _send(self, body: bytes, queue: str, properties: Basic.Properties) -> None:
+        await self._channel.basic_publish(body, routing_key=queue, properties=properties, mandatory=True, wait=False)
+
+
+async def open_link(settings: ConsumerSettings, url: str) -> Link:
+    """Connect, and let messages come.
+
+    Args:
+        settings: names of the queues.
+        url: with its secrets.
+
+    Raises:
+        AccessError: the user, its password or the virtual host is not right, or the user may not use a queue.
+        NotFoundError: a queue is missing.
+        ConflictError: a queue is declared otherwise, or another consumer has it for itself.
+        UnavailableError: the broker does not answer.
+    """
+    place = place_of(url)
+    try:
+        async with asyncio.timeout(OPEN_S):
+            connection = await aiormq.connect(url)
+            try:
+                link = Link(settings, connection, cast(Channel, await connection.channel()))
+                await _check_queues(settings, connection, place)
+                await link.consume()
+            except BaseException:
+                await connection.close()
+                raise
+    except ShipworthyError:
+        raise
+    except (AuthenticationError, ProbableAuthenticationError, InvalidFrameError):
+        raise AccessError(f"{place} refuses the user, the password or the virtual host of --url.") from None
+    except ChannelAccessRefused as error:
+        raise AccessError(f"{place}: {_words(error)}.") from None
+    except _LOST as error:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+        raise UnavailableError(f"{place} does not answer: {_words(error)}") from None
+    return link
+
+
+async def _check_queues(settings: ConsumerSettings, connection: AbstractConnection, place: str) -> None:
+    queues = [settings.queue, settings.answers, *([settings.dead_letter] if settings.dead_letter else [])]
+    for name in queues:
+        channel = await connection.channel()  # a broker closes the one by which a missing queue was asked for
+        try:
+            if settings.create:
+                await channel.queue_declare(name, durable=True, arguments=_arguments(settings, name))
+            else:
+                await channel.queue_declare(name, passive=True)
+        except ChannelNotFoundEntity:
+            raise NotFoundError(f"{place}: there is no queue {name!r}; declare it, or let --create do so.") from None
+        except ChannelPreconditionFailed as error:
+            raise ConflictError(f"{place}: {_words(error)}; leave --create out.") from None
+        await channel.close()
+
+
+def _arguments(settings: ConsumerSettings, name: str) -> dict[str, Any]:
+    """Of a queue that we make: on more than one node where there are more, and the requests given to one consumer."""
+    arguments: dict[str, Any] = {"x-queue-type": "quorum"}
+    if name == settings.queue:
+        arguments |= {"x-single-active-consumer": True, "x-delivery-limit": DELIVERIES}
+        if settings.dead_letter:
+            arguments |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": settings.dead_letter}
+    return arguments
+
+
+async def _all(sending: Sequence[Any]) -> None:
+    """Wait for all, whatever becomes of some, then raise what one of them raised."""
+    for done in await asyncio.gather(*sending, return_exceptions=True):
+        if isinstance(done, BaseException):
+            raise done
+
+
+def _lost(error: BaseException) -> BaseException:
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        return error  # we were told to end: that is no loss
+    return UnavailableError(f"the connection was lost: {_words(error)}")
+
+
+def _words(error: BaseException) -> str:
+    """What the library says, on one line; names of queues and codes, never an address or a secret."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:MAX_PROBLEM] or type(error).__name__
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _short(name: str | None) -> str | None:
+    """As AMQP can carry it: 255 bytes."""
+    return name if name is None or len(name.encode("utf-8", "surrogatepass")) < 256 else None
