@@ -177,14 +177,20 @@ class Place:
         return ServerSettings(**{**fields, **changes})
 
     def publish(
-        self, version: int, *, model: bytes | None = None, schema: Schema | None = None, policy: Policy | None = None
+        self,
+        version: int,
+        *,
+        model: bytes | None = None,
+        schema: Schema | None = None,
+        policy: Policy | None = None,
+        baselines: Baselines | None = None,
     ) -> DeployedRelease:
         self.key.public.write_public(self.keys / "test.pub")
         files = {
             "model.onnx": model or linear_model(WEIGHTS),
             "schema.json": msgspec.json.encode(schema or loans_schema()),
             "policy.json": msgspec.json.encode(policy or loans_policy()),
-            "baselines.json": msgspec.json.encode(loans_baselines()),
+            "baselines.json": msgspec.json.encode(baselines or loans_baselines()),
         }
         directory = self.root / f"payload-{version}-{time.monotonic_ns()}"
         payload = write_payload(directory, SYSTEM, (policy or loans_policy()).task, files)

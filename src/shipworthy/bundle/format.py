@@ -138,6 +138,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     intervals: Intervals | None = None
     review_below: float | None = None  # confidence under which an answer is handled by review
     review_answer: str | None = None
+    out_of_distribution: Literal["off", "review", "fallback", "warn"] = "off"  # of rows beyond the novelty's limit
     fallback_rules: tuple[FallbackRule, ...] = ()
     fallback_otherwise: str | float
     timeout_s: float
@@ -164,6 +165,28 @@ class ColumnBaseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     counts: tuple[int, ...] = ()  # len(edges) + 1 bins, the outer ones open; or one per category code
 
 
+class NoveltyColumn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the values of one model input become scores (stats.novelty)."""
+
+    name: str
+    knots: tuple[float, ...] = ()  # of a number, ascending
+    scores: tuple[float, ...] = ()  # at the knots; linear between them
+    below: float = 0.0  # for each unit below the first knot
+    above: float = 0.0
+    rarities: tuple[float, ...] = ()  # of a category: by code
+    missing: float = 0.0  # rarity of a missing value
+
+
+class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How unlike the training rows a row is, and how unlike it may be."""
+
+    columns: tuple[NoveltyColumn, ...]  # in the order of the model's
+    precision: tuple[tuple[float, ...], ...]
+    limit: float  # of the distance
+    share: float  # of ordinary rows beyond it, as declared
+    rows: int  # held out, on which the limit was fixed
+
+
 class Baselines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`baselines.json`: the distributions that monitors compare with."""
 
@@ -172,6 +195,7 @@ class Baselines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     score_counts: tuple[int, ...] = ()
     swings: dict[str, dict[str, float]] = {}  # column -> aspect -> largest effect in a past window (monitoring.drift)
     score_swing: float = 0.0
+    novelty: Novelty | None = None  # where the policy asks for it
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

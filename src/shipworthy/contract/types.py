@@ -252,6 +252,17 @@ class Review(Section):
     )
 
 
+class OutOfDistribution(Section):
+    """What becomes of rows that are unlike those that the model was trained on; without the section nothing does."""
+
+    handling: Literal["review", "fallback", "warn"] = Field(
+        description="`review`: a person looks at it; `fallback`: the fallback answers; `warn`: it is answered and said"
+    )
+    share: Annotated[Share, Field(gt=0, le=0.1)] = Field(
+        0.005, description="share of ordinary rows that may be taken for one; fixes the limit on the calibrate part"
+    )
+
+
 class Rule(Section):
     """One fallback rule."""
 
@@ -286,6 +297,9 @@ class Decision(Section):
     )
     threshold: Threshold | None = Field(None, description="binary: where a probability becomes the positive class")
     review: Review | None = Field(None, description="which answers a person looks at")
+    out_of_distribution: OutOfDistribution | None = Field(
+        None, description="what becomes of rows that are unlike those of the training"
+    )
     fallback: Fallback = Field(description="what is answered when the model cannot")
     interval: Share = Field(0.9, description="coverage of a regression's interval")
 

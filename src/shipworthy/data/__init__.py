@@ -5,6 +5,7 @@ __all__ = [
     "datetimes",
     "infer",
     "leaks",
+    "novelty",
     "prepare",
     "prepare_child",
     "quality",

@@ -3,4 +3,15 @@
 What is measured is the payload's own bytes through the server's own policy and, for the budget, the server itself.
 """
 
-__all__ = ["budget", "exact", "faithfulness", "load", "measure", "perturb", "processes", "sizing", "structure"]
+__all__ = [
+    "budget",
+    "exact",
+    "faithfulness",
+    "load",
+    "measure",
+    "novelty",
+    "perturb",
+    "processes",
+    "sizing",
+    "structure",
+]

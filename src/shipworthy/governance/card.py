@@ -8,6 +8,17 @@ from shipworthy.bundle.format import Policy
 from shipworthy.contract.types import Contract, Derived, Feature
 
 ABSENT = "not evidenced"
+HANDLINGS = {
+    "off": "They are not told from others.",
+    "warn": "They are answered, and the answer says so.",
+    "review": "A person looks at them.",
+    "fallback": "The fallback answers them.",
+}
+FAULTS = {  # that test rows were given
+    "swapped": "two numbers swapped",
+    "unit": "a number ten times what it was",
+    "far": "a number beyond all test rows, as far again as they reach",
+}
 METHODS = {  # how Shapley values were found
     "exact-trees": "exact, from the model's trees",
     "exact-linear": "exact, from the model's weights",
@@ -55,6 +66,7 @@ class CardFacts:
     verdicts: Sequence[Mapping[str, Any]]  # as `Verdict.to_json` writes them
     looks: int | None = None  # how often the test part has been looked at, if counted
     reasons: Mapping[str, Any] | None = None  # as `Faithfulness.to_json` writes it
+    novelty: Mapping[str, Any] | None = None  # as `evaluation.novelty.Found.to_json` writes it
 
 
 def model_card(facts: CardFacts) -> str:
@@ -68,6 +80,7 @@ def model_card(facts: CardFacts) -> str:
         _fairness(facts),
         _decision(facts.policy),
         _reasons(facts),
+        _novelty(facts),
         _limits(facts),
     )
     return "\n\n".join(parts) + "\n"
@@ -223,6 +236,26 @@ def _reasons(facts: CardFacts) -> str:
         f"  - {found['sign_agreement']:.0%} say the same direction",
     ]
     return "## Reasons\n\n" + "\n".join(lines)
+
+
+def _novelty(facts: CardFacts) -> str:
+    title, found = "## Rows unlike the training rows", facts.novelty
+    handling = HANDLINGS[facts.policy.out_of_distribution]
+    if found is None:
+        return f"{title}\n\n{handling}" + ("" if facts.policy.out_of_distribution == "off" else f" Evidence: {ABSENT}")
+    low, high = found["interval"]
+    lines = [
+        f"- {handling}",
+        f"- of {found['rows']:,} ordinary test rows {found['flagged'] / found['rows']:.2%} are taken for one "
+        f"({low:.2%} to {high:.2%}); declared are {found['share']:.2%}",
+    ]
+    for name, words in FAULTS.items():
+        fault = found[name]
+        left = fault["rows"] - fault["refused"]
+        if fault["rows"]:
+            known = f"{fault['flagged'] / left:.0%} of the others are found" if left else "none is left"
+            lines.append(f"- {words}: ranges refuse {fault['refused'] / fault['rows']:.0%}, {known}")
+    return f"{title}\n\n" + "\n".join(lines)
 
 
 def _limits(facts: CardFacts) -> str:

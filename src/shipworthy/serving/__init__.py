@@ -28,6 +28,7 @@ __all__ = [
     "message_counters",
     "meters",
     "metrics_port",
+    "novelty",
     "openapi",
     "outcomes",
     "pace",

@@ -33,6 +33,7 @@ class Counters:
         self.outcomes = 0
         self.deployments_refused = 0
         self.overloaded = 0
+        self.unlike = 0  # rows out of distribution
         self.connections = 0
 
     def observe(self, seconds: float) -> None:
@@ -67,6 +68,7 @@ class Counters:
             outcomes=self.outcomes,
             deployments_refused=self.deployments_refused,
             overloaded=self.overloaded,
+            unlike=self.unlike,
             connections=self.connections,
             is_ready=is_ready,
             workers=1,
@@ -127,6 +129,7 @@ def render_metrics(
         ("outcomes_total", "counter", "Outcomes written.", tally.outcomes),
         ("deployments_refused_total", "counter", "Deployment or access files refused.", tally.deployments_refused),
         ("overloaded_total", "counter", "Requests refused because they would wait too long.", tally.overloaded),
+        ("out_of_distribution_total", "counter", "Rows that were unlike those of the training.", tally.unlike),
         ("connections", "gauge", "Open connections.", tally.connections),
         ("workers", "gauge", "Workers that answer.", tally.workers),
         ("deployment_generation", "gauge", "Generation of the deployment that answers.", generation),

@@ -56,6 +56,7 @@ class Sample(msgspec.Struct, eq=False, gc=False):
     values: dict[str, object] | None = None  # effective values by name; missing is None
     review: list[str] | None = None  # why a person should look at it
     warnings: list[str] | None = None
+    is_unlike: bool = False  # out of distribution
 
     def warn(self, text: str) -> None:
         """Note what was done to a value."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from shipworthy.bundle.format import Policy
 from shipworthy.records.write import SegmentWriter
 from shipworthy.serving.admission import Admission
 from shipworthy.serving.answer import Answer, IdMint, Reasons, answer_fallback, answer_model
@@ -33,6 +34,7 @@ from shipworthy.serving.servable import Servable
 COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
 SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
 FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
+UNLIKE = "out of distribution"  # the model could have answered: nothing is wrong with it
 RESTING = "the model rests after it failed"
 NO_REASONS = "without reasons: the model failed on them, or there was no time left"
 REASONS_SHARE = 0.5  # of the deadline within which reasons are still begun: an answer is worth more than its reasons
@@ -53,6 +55,7 @@ class _Done(msgspec.Struct):
     causes: list[str]  # of fallbacks
     recorded: Recorded
     good: int  # rows whose output was usable
+    unlike: int  # rows out of distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ class PredictionPath:
         except Exception:  # noqa: BLE001 (a worker loop: logged and answered)
             _log.exception("a run failed")
             problem = make_problem(500, "The request could not be answered; the fault is the server's.")
-            done = _Done([(job, problem) for job in (*live, *self._claim(jobs))], [], Recorded(), 0)
+            done = _Done([(job, problem) for job in (*live, *self._claim(jobs))], [], Recorded(), 0, 0)
         took = self._settings.monotonic() - began
         self._loop.call_soon_threadsafe(self._finish_run, servable, done, len(jobs), took)
 
@@ -226,7 +229,8 @@ class PredictionPath:
         if recorded.refused:
             problem = make_problem(503, "The prediction cannot be recorded, so it is not answered; try again later.")
             answers = [(job, problem) for job in live]
-        return _Done(answers, causes, recorded, len(live) - len(causes))
+        good = len(live) - len(causes) + causes.count(UNLIKE)
+        return _Done(answers, causes, recorded, good, sum(job.sample.is_unlike for job in live))
 
     # --- in the loop
 
@@ -234,7 +238,7 @@ class PredictionPath:
         batches, self._running = self._running, []
         self._late_since = None
         self.admission.learn(rows=rows, seconds=took, timeout_s=servable.policy.timeout_s)
-        self._judge(servable.breaker, done.good, len(done.causes))
+        self._judge(servable.breaker, done.good, len(done.causes) - done.causes.count(UNLIKE))
         self._counters.runs += 1
         self._counters.run_rows += rows
         self._finish(servable, done)
@@ -248,6 +252,7 @@ class PredictionPath:
         counters, recorded = self._counters, done.recorded
         for cause in done.causes:
             counters.fallbacks[cause] += 1
+        counters.unlike += done.unlike
         counters.records += recorded.written
         counters.records_spooled += recorded.spooled
         counters.records_dropped += recorded.dropped
@@ -344,7 +349,21 @@ def infer(servable: Servable, samples: Sequence[Sample]) -> list[Decided | str]:
             return [result for sample in samples for result in infer(servable, [sample])]
         _log.warning("%s failed on a row: %s", servable.release, type(error).__name__)
         return [FAILED]
-    return [INVALID if row is None else row for row in decide(servable.policy, outputs, len(samples)).rows()]
+    found = [INVALID if row is None else row for row in decide(servable.policy, outputs, len(samples)).rows()]
+    if servable.sentinel is not None:
+        for place, words in servable.sentinel.judge(matrix).items():
+            found[place] = _handle_unlike(servable.policy, samples[place], found[place], words)
+    return found
+
+
+def _handle_unlike(policy: Policy, sample: Sample, found: Decided | str, words: str) -> Decided | str:
+    """What becomes of a row that is out of distribution: said, and as the policy wants it."""
+    sample.is_unlike = True
+    if policy.out_of_distribution == "review":
+        sample.send_to_review(words)
+    else:
+        sample.warn(words)
+    return UNLIKE if policy.out_of_distribution == "fallback" and not isinstance(found, str) else found
 
 
 def _explain(

@@ -11,6 +11,7 @@ from shipworthy.bundle.verify import VerifiedBundle, VerifiedPayload
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.decode import Reference, RequestDecoder
+from shipworthy.serving.novelty import Sentinel, load_sentinel
 from shipworthy.serving.pace import MAX_RUN_ROWS, Pace
 from shipworthy.serving.policy import decide
 from shipworthy.serving.runtimes.runtime import Runtime
@@ -32,6 +33,7 @@ class Servable:
     runtime: Runtime
     references: tuple[Reference, ...]  # for reasons
     pace: Pace
+    sentinel: Sentinel | None = None  # where the policy asks what is unlike the training rows
     breaker: Breaker = field(default_factory=Breaker)  # kept through switches, as the release is
 
 
@@ -55,6 +57,9 @@ def make_servable(
     decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
     runtime = make_runtime(payload.model)
     pace = _warm(runtime, payload)
+    sentinel = load_sentinel(payload.baselines.novelty, payload.schema)
+    if sentinel is None and payload.policy.out_of_distribution != "off":
+        raise IntegrityError("The payload's policy asks for what is out of distribution; its baselines cannot tell.")
     return Servable(
         release=release,
         digest=digest,
@@ -65,6 +70,7 @@ def make_servable(
         decoder=decoder,
         runtime=runtime,
         pace=pace,
+        sentinel=None if payload.policy.out_of_distribution == "off" else sentinel,
         references=decoder.find_references({column.name: column.reference for column in payload.baselines.columns}),
     )
 

@@ -37,6 +37,7 @@ class Tally(msgspec.Struct, kw_only=True, omit_defaults=True):
     outcomes: int = 0
     deployments_refused: int = 0
     overloaded: int = 0
+    unlike: int = 0
     segments_fenced: int = 0
 
     spool_bytes: int = 0
@@ -60,6 +61,7 @@ _SUMMED = (
     "outcomes",
     "deployments_refused",
     "overloaded",
+    "unlike",
     "segments_fenced",
     "spool_bytes",
     "connections",

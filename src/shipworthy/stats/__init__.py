@@ -2,9 +2,11 @@
 
 __all__ = [
     "calibration",
+    "distance",
     "estimates",
     "intervals",
     "metrics",
+    "novelty",
     "profile",
     "ranking",
     "sequential",

@@ -9,6 +9,7 @@ from shipworthy.bundle.verify import PAYLOAD, verify_payload
 from shipworthy.evaluation.budget import measure_budget
 from shipworthy.evaluation.faithfulness import measure_faithfulness
 from shipworthy.evaluation.measure import measure, trivial_baseline
+from shipworthy.evaluation.novelty import measure_novelty
 from shipworthy.gates.evidence import Parity
 from shipworthy.gates.judge import judge, lets_through
 from shipworthy.ledger.events import Event
@@ -52,6 +53,7 @@ def judge_payload(
         shipping.tell("gates", "comparing its reasons with exact ones")
         verified = verify_payload(payload, vault=parts.project.vault)
         reasons = measure_faithfulness(contract, verified, test, background(contract, frame, places))
+        novelty = measure_novelty(contract, verified, test)
     verdicts = judge(contract, evidence)
     documents = [verdict.to_json() for verdict in verdicts]
     artefacts = {
@@ -63,6 +65,7 @@ def judge_payload(
         "verdicts": documents,
         "servable": lets_through(verdicts, "local"),
         "reasons": None if reasons is None else reasons.to_json(),
+        "novelty": None if novelty is None else novelty.to_json(),
         "artefacts": artefacts,
         "detail": f"{passed} of {len(verdicts)} pass on {test.height:,} test rows",
     }

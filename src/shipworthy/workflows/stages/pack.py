@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from shipworthy.data.columns import encode, target_array
+from shipworthy.data.novelty import fit_novelty
 from shipworthy.data.quality import build_baselines
 from shipworthy.ledger.events import Event
 from shipworthy.monitoring.drift import event_times, reference_scores, with_swings
@@ -26,6 +29,8 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
     tuning = tune(contract, answers["calibrate"], target[places.calibrate])
     scores = reference_scores(compile_policy(contract, tuning), answers["calibrate"])
     baselines = build_baselines(contract, matrix[places.train], scores)
+    novelty = fit_novelty(contract, matrix[places.train], matrix[places.calibrate])
+    baselines = msgspec.structs.replace(baselines, novelty=novelty)
     times = event_times(contract, frame)
     if times is not None:
         scored = None if scores is None else (scores, times[places.calibrate])

@@ -126,4 +126,5 @@ def _card_facts(
         verdicts=judged["verdicts"],
         looks=looks,
         reasons=judged.get("reasons"),
+        novelty=judged.get("novelty"),
     )
