@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from shipworthy.engines.guard import end_group
 from shipworthy.kernel.errors import InternalError, StorageError, UsageError
 
 GUARD = Path(__file__).with_name("guard.py")
 POLL_S = 0.1  # between two looks at the memory in use
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS")
 Ended = Literal["exit", "timeout", "memory"]
 
 
@@ -63,7 +64,8 @@ def run_process(
     alive_read, alive_write = os.pipe()
     report_read, report_write = os.pipe()
     try:
-        guard = _start(argv, cwd, env, log, alive_read, report_write)
+        with log.open("wb") as output:
+            guard = start_guard(argv, cwd, env, output, (alive_read, report_write))
     except OSError as error:
         os.close(alive_write)
         os.close(report_read)
@@ -79,20 +81,37 @@ def run_process(
         os.close(report_read)
 
 
-def _start(
-    argv: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path, alive: int, report: int
+def start_guard(
+    argv: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    output: IO[bytes] | int,
+    line: tuple[int, int],
+    handed: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(GUARD), str(alive), str(report), *argv],
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=(alive, report),
-            start_new_session=True,  # a Ctrl-C at the terminal reaches us alone
-        )
+    """Start a program in a process group of its own, behind a guard that ends the group when we are gone.
+
+    Args:
+        argv: the program and its arguments.
+        cwd: working directory.
+        env: its whole environment.
+        output: what receives its standard output and error; `subprocess.PIPE` as for `Popen`.
+        line: descriptors that the guard keeps: one whose closing at our end means that we are gone, one for reports.
+        handed: descriptors that the program inherits.
+
+    Raises:
+        OSError: the guard cannot be started.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(GUARD), *map(str, line), *argv],
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=(*line, *handed),
+        start_new_session=True,  # a Ctrl-C at the terminal reaches us alone
+    )
 
 
 def _watch(
@@ -109,7 +128,7 @@ def _watch(
         if ready:
             chunk = os.read(report, 4096)
             text += chunk
-            leader = leader or _leader(text)
+            leader = leader or leader_of(text)
             if not chunk:
                 return _finish(name, leader, text, time.monotonic() - started, ended)
             continue
@@ -128,7 +147,8 @@ def _kill(leader: int, guard: subprocess.Popen[bytes]) -> None:
         guard.kill()
 
 
-def _leader(text: bytes) -> int:
+def leader_of(text: bytes) -> int:
+    """The program's process, as the guard's reports name it; 0 if they do not yet."""
     words = text.partition(b"\n")[0].split()
     return int(words[1]) if len(words) == 2 and words[0] == b"started" and b"\n" in text else 0
 

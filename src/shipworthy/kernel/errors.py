@@ -86,6 +86,20 @@ class ConversionError(ShipworthyError, ValueError):
     code = "conversion"
 
 
+ModelFault = Literal["raised", "late", "ended", "resting"]
+"""What became of a run in a model's process: the process still stands, was killed, died, or is being started again."""
+
+
+class ModelError(ShipworthyError, RuntimeError):
+    """A model in a process of its own that gave no answer; `fault` says what became of it."""
+
+    code = "model"
+
+    def __init__(self, message: str, fault: ModelFault = "ended") -> None:
+        self.fault = fault
+        super().__init__(message)
+
+
 class EvidenceError(ShipworthyError, ValueError):
     """Numbers handed to a gate or a statistic that it cannot judge."""
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.engines.local import Finished, run_process
+from shipworthy.engines.local import THREADS, Finished, run_process
 from shipworthy.kernel.errors import ConversionError, StorageError, TrainingError
 from shipworthy.training.job import DISK_FAILED, FAILURE, MODEL, RESULT, TrainingJob, read_array, write_job
 from shipworthy.training.parity import Parity, prove_parity
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS")
 TAIL = 2000  # characters of the log shown when a training dies without a word
 
 
