@@ -36,11 +36,11 @@ SLOW = """
 import sys, time
 from shipworthy.serving import server, worker_process
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
-class Slow:
-    def __init__(self, model): self._inner = OnnxRuntime(model)
+class Slow(OnnxRuntime):
+    def __init__(self, payload): super().__init__(payload.model)
     def run(self, matrix):
         time.sleep(0.005 * len(matrix))
-        return self._inner.run(matrix)
+        return super().run(matrix)
 if "--line" in sys.argv: sys.exit(worker_process.main(Slow))
 sys.exit(server.main([__file__]))
 """

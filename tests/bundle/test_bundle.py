@@ -217,7 +217,7 @@ def test_a_bundle_under_another_digest_is_refused(bundle: Path) -> None:
 
 
 def test_a_payload_needs_exactly_its_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a payload has the files"):
+    with pytest.raises(ValueError, match=r"no payload has exactly the files model.onnx"):
         write_payload(tmp_path / "p", "loans", "binary", {"model.onnx": b""})
 
 

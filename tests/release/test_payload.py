@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from shipworthy.bundle.format import Calibration, FallbackRule
+from shipworthy.bundle.format import ONNX, Calibration, FallbackRule
 from shipworthy.bundle.verify import verify_payload
 from shipworthy.kernel.errors import EvidenceError
 from shipworthy.release.payload import build_payload
@@ -88,7 +88,7 @@ def test_the_same_inputs_give_the_same_digest(
     contract: Any, model: Any, baselines: Any, calibrate: Any, tmp_path: Path
 ) -> None:
     tuning = tune(contract, *calibrate)
-    payloads = [build_payload(contract, model, tuning, baselines, tmp_path / name) for name in ("one", "two")]
+    payloads = [build_payload(contract, {ONNX: model}, tuning, baselines, tmp_path / name) for name in ("one", "two")]
     assert payloads[0].digest == payloads[1].digest
     verified = verify_payload(payloads[0].directory, payloads[0].digest)
     assert verified.model == model
@@ -104,7 +104,7 @@ def test_another_bound_in_the_contract_is_another_payload(
     income = contract.features["income"].model_copy(update={"range": (0.0, 999.0)})
     other = contract.model_copy(update={"features": {**contract.features, "income": income}})
     digests = {
-        build_payload(c, model, tuning, baselines, tmp_path / c.features["income"].range.__repr__()).digest
+        build_payload(c, {ONNX: model}, tuning, baselines, tmp_path / c.features["income"].range.__repr__()).digest
         for c in (contract, other)
     }
     assert len(digests) == 2

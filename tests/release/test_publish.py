@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cyclonedx.model.bom import Bom
 
+from shipworthy.bundle.format import ONNX
 from shipworthy.bundle.verify import verify_bundle
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import IntegrityError
@@ -30,7 +31,7 @@ def key(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def payload(contract: Any, model: Any, baselines: Any, tmp_path: Path) -> Any:
-    return build_payload(contract, model, Tuning(rows=0, threshold=0.5), baselines, tmp_path / "payload")
+    return build_payload(contract, {ONNX: model}, Tuning(rows=0, threshold=0.5), baselines, tmp_path / "payload")
 
 
 def release_of(payload: Any, key: Any, **changes: Any) -> Any:

@@ -180,14 +180,15 @@ class Place:
         self,
         version: int,
         *,
-        model: bytes | None = None,
+        model: bytes | dict[str, bytes] | None = None,
         schema: Schema | None = None,
         policy: Policy | None = None,
         baselines: Baselines | None = None,
     ) -> DeployedRelease:
+        """Sign a release of an ONNX model, or of the files of a Python model."""
         self.key.public.write_public(self.keys / "test.pub")
         files = {
-            "model.onnx": model or linear_model(WEIGHTS),
+            **(model if isinstance(model, dict) else {"model.onnx": model or linear_model(WEIGHTS)}),
             "schema.json": msgspec.json.encode(schema or loans_schema()),
             "policy.json": msgspec.json.encode(policy or loans_policy()),
             "baselines.json": msgspec.json.encode(baselines or loans_baselines()),

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shipworthy.bundle.verify import VerifiedPayload
 from shipworthy.records.disk import LocalDisk
 from shipworthy.serving import server, worker_process
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_runtime
 
 RAISES, NAN, LATE, SHAPE, HANGS, LEAKS, CRASHES, SLOW = 901.0, 902.0, 903.0, 904.0, 905.0, 906.0, 907.0, 908.0
 HOLDS, INFINITE, OUTSIDE, FEWER = 909.0, 910.0, 911.0, 912.0
@@ -22,8 +23,13 @@ LEAK_BYTES = 20 * 2**20
 
 
 class FaultyRuntime:
-    def __init__(self, model: bytes) -> None:
-        self._inner = OnnxRuntime(model)
+    is_apart = False
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __init__(self, payload: VerifiedPayload) -> None:
+        self._inner = load_runtime(payload)
         self._leaked: list[bytes] = []
 
     def run(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shipworthy.bundle.format import Policy
-from shipworthy.bundle.verify import verify_payload
+from shipworthy.bundle.verify import VerifiedPayload, verify_payload
 from shipworthy.records.disk import LocalDisk
 from shipworthy.records.read import read_records
 from shipworthy.records.write import SegmentWriter
@@ -23,7 +23,7 @@ from shipworthy.serving.job import Job, Outcome
 from shipworthy.serving.pace import MAX_RUN_ROWS
 from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.problem import Problem
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.servable import Servable, make_servable
 from tests.serving.conftest import Place, good_request, loans_policy
 
@@ -31,8 +31,13 @@ from tests.serving.conftest import Place, good_request, loans_policy
 class CountingRuntime:
     """Counts the rows of each run after the two that warm it."""
 
-    def __init__(self, model: bytes) -> None:
-        self._inner = OnnxRuntime(model)
+    is_apart = False
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __init__(self, payload: VerifiedPayload) -> None:
+        self._inner = load_runtime(payload)
         self.runs: list[int] = []
 
     def run(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from shipworthy.bundle.format import ONNX
 from shipworthy.bundle.verify import verify_payload
 from shipworthy.contract.parse import parse_contract
 from shipworthy.data.columns import encode
@@ -20,7 +21,7 @@ from shipworthy.data.validate import Validated, validate
 from shipworthy.release.payload import build_payload
 from shipworthy.release.policy import Tuning
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder, Sample
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.servable import make_servable
 from shipworthy.training.models import to_onnx
 
@@ -195,8 +196,8 @@ def test_a_table_and_the_server_agree_on_every_row(seed: int, tmp_path: Path) ->
     model = lightgbm.LGBMClassifier(n_estimators=20, n_jobs=1, verbose=-1).fit(usable, truth)
     graph = to_onnx(model, contract.model_columns, "binary", contract.target.values or ())
     baselines = build_baselines(contract, matrix, np.full(len(matrix), 0.5))
-    payload = build_payload(contract, graph, Tuning(rows=1, threshold=0.5), baselines, tmp_path / "payload")
-    servable = make_servable(verify_payload(payload.directory), "parcels:1", payload.digest, OnnxRuntime)
+    payload = build_payload(contract, {ONNX: graph}, Tuning(rows=1, threshold=0.5), baselines, tmp_path / "payload")
+    servable = make_servable(verify_payload(payload.directory), "parcels:1", payload.digest, load_runtime)
 
     differences = []
     place = 0

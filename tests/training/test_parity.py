@@ -1,5 +1,6 @@
 """Parity is proven on every row, or the worst row is shown."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ def sum_of_columns() -> bytes:
     return graph.finish()
 
 
+SERVED = partial(run_model, open_session(sum_of_columns()))
 ROWS = np.arange(2000, dtype=np.float32).reshape(1000, 2)
 SUMS = ROWS.sum(axis=1).astype(np.float64)
 
 
 def test_equal_answers_are_proven_on_all_rows_of_all_parts() -> None:
-    parity = prove_parity(sum_of_columns(), {"test": (ROWS, SUMS), "edge": (ROWS[:10], SUMS[:10])}, ("a", "b"))
+    parity = prove_parity(SERVED, {"test": (ROWS, SUMS), "edge": (ROWS[:10], SUMS[:10])}, ("a", "b"))
     assert (parity.rows, parity.max_difference, parity.labels_differing) == (1010, 0.0, 0)
 
 
@@ -34,19 +36,19 @@ def test_one_differing_row_is_named_with_its_values_and_both_answers() -> None:
     trained = SUMS.copy()
     trained[700] += 0.5
     with pytest.raises(ConversionError, match=r"1 of 1000 test rows; worst is test row 700 \(a=1400, b=1401\)"):
-        prove_parity(sum_of_columns(), {"test": (ROWS, trained)}, ("a", "b"))
+        prove_parity(SERVED, {"test": (ROWS, trained)}, ("a", "b"))
 
 
 def test_an_answer_that_is_not_finite_is_never_equal() -> None:
     trained = SUMS.copy()
     trained[3] = np.nan
     with pytest.raises(ConversionError, match="worst is test row 3"):
-        prove_parity(sum_of_columns(), {"test": (ROWS, trained)}, ("a", "b"))
+        prove_parity(SERVED, {"test": (ROWS, trained)}, ("a", "b"))
 
 
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ConversionError, match=r"shape \(1000,\)"):
-        prove_parity(sum_of_columns(), {"test": (ROWS, np.zeros((1000, 2)))}, ("a", "b"))
+        prove_parity(SERVED, {"test": (ROWS, np.zeros((1000, 2)))}, ("a", "b"))
 
 
 def test_no_rows_are_answered_with_none() -> None:

@@ -93,7 +93,7 @@ def test_a_candidate_answers_as_it_was_trained(task: Any, make_job: Any, tmp_pat
     assert {"lightgbm", "numpy"} <= set(candidate.libraries)
     assert candidate.log.read_text().startswith("training on 1400 rows")
     assert candidate.cpu_seconds > 0
-    served = run_model(open_session(candidate.model_path.read_bytes()), job.test)
+    served = run_model(open_session(candidate.model["model.onnx"].read_bytes()), job.test)
     np.testing.assert_allclose(served, candidate.test_answers, rtol=1e-6, atol=1e-6)
 
 
@@ -282,7 +282,8 @@ def test_garbage_on_standard_output_and_a_shadowed_module_harm_nothing(make_job:
 
 
 def test_the_same_job_gives_the_same_bytes_and_a_later_one_does_not_inherit_them(make_job: Any, tmp_path: Path) -> None:
-    models = [train(make_job(TREE), tmp_path / name, os.environ).model_path.read_bytes() for name in ("work", "other")]
+    candidates = [train(make_job(TREE), tmp_path / name, os.environ) for name in ("work", "other")]
+    models = [candidate.model["model.onnx"].read_bytes() for candidate in candidates]
     assert models[0] == models[1]
     assert "status 0" in refusal(make_job(DEATHS["a hard exit"][0]), tmp_path / "work")
 

@@ -17,12 +17,12 @@ from shipworthy.bundle.files import LOCAL_DISK, Disk
 from shipworthy.bundle.format import (
     ACCESS_MEDIA,
     DEPLOYMENT_MEDIA,
-    PAYLOAD_FILES,
     Access,
     Deployment,
     FileEntry,
     Manifest,
     Task,
+    are_payload_files,
 )
 from shipworthy.bundle.verify import MANIFEST, MAX_DOCUMENT_BYTES, PAYLOAD, RELEASE, decode_document, payload_context
 from shipworthy.kernel.digest import digest_bytes
@@ -53,11 +53,9 @@ def write_payload(directory: Path, system: str, task: Task, files: Mapping[str, 
         ValueError: `files` are not exactly those of a payload.
         StorageError: the disk refused.
     """
-    if sorted(files) != sorted(PAYLOAD_FILES):
-        raise ValueError(f"a payload has the files {', '.join(PAYLOAD_FILES)}; {', '.join(sorted(files))} were given")
-    entries = {
-        name: FileEntry(digest=digest_bytes(files[name]), size_bytes=len(files[name])) for name in sorted(PAYLOAD_FILES)
-    }
+    if not are_payload_files(files):
+        raise ValueError(f"no payload has exactly the files {', '.join(sorted(files))}")
+    entries = {name: FileEntry(digest=digest_bytes(files[name]), size_bytes=len(files[name])) for name in sorted(files)}
     listing = msgspec.json.encode(Manifest(system=system, task=task, files=entries))
     with _as_storage_error(directory):
         _write_tree(LOCAL_DISK, directory, {**files, MANIFEST: listing})

@@ -1,14 +1,24 @@
 """The data-only format of a payload, a release, a deployment and an access file.
 
-All are JSON; the model is ONNX. A directory `payload/` holds `manifest.json` and the files that it names;
+All are JSON; the model is ONNX, or where the contract asks for it Python source with data that only it reads. A
+directory `payload/` holds `manifest.json` and the files that it names;
 a bundle directory holds `release.json` (a signed statement) beside its payload.
 """
 
+import re
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
-PAYLOAD_FILES = ("model.onnx", "schema.json", "policy.json", "baselines.json")
+ONNX = "model.onnx"
+DOCUMENTS = ("schema.json", "policy.json", "baselines.json")
+PAYLOAD_FILES = (ONNX, *DOCUMENTS)
+SOURCE = "model.py"  # of a payload whose model is Python, instead of ONNX
+DATA = "data."  # begins the names of such a model's data: `data.weights.npz`
+MAX_DATA_FILES = 64
+_DATA_FILE = re.compile(r"data\.[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
+_MAX_NAME = 100  # characters of a file's name
 COMPANIONS = {  # file that travels beside a payload -> field of the release that binds it
     "card.md": "card",
     "verdicts.json": "verdicts",
@@ -27,6 +37,26 @@ ACCESS_MEDIA = "application/vnd.shipworthy.access+json"
 Kind = Literal["float", "int", "bool", "category", "text", "datetime"]
 Task = Literal["binary", "multiclass", "regression"]
 Outside = Literal["reject", "clip", "missing", "review"]
+
+
+def are_payload_files(names: Iterable[str]) -> bool:
+    """Whether a payload may have exactly these files beside its manifest.
+
+    >>> are_payload_files(PAYLOAD_FILES), are_payload_files([*DOCUMENTS, SOURCE, "data.weights.npz"])
+    (True, True)
+    >>> are_payload_files([*PAYLOAD_FILES, SOURCE]), are_payload_files([*DOCUMENTS, SOURCE, "data.../x"])
+    (False, False)
+    """
+    found = set(names)
+    if found == set(PAYLOAD_FILES):
+        return True
+    data = found - {SOURCE, *DOCUMENTS}
+    return found >= {SOURCE, *DOCUMENTS} and len(data) <= MAX_DATA_FILES and all(map(is_data_file, data))
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a file of a payload may be called so that holds data of a Python model."""
+    return len(name) <= _MAX_NAME and _DATA_FILE.fullmatch(name) is not None
 
 
 class FeatureField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,6 +180,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     encryption: Literal["off", "at_rest"] = "off"  # of records and outcomes on the server's disk
     workers: int = 1
     worker_memory_bytes: int = 0  # resident, beyond which a worker is replaced; 0: no limit
+    model_memory_bytes: int = 0  # private, that the process of a Python model may take; 0: the model is ONNX
 
 
 class ColumnBaseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

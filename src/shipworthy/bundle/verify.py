@@ -17,8 +17,11 @@ import msgspec
 
 from shipworthy.bundle.format import (
     COMPANIONS,
-    PAYLOAD_FILES,
+    DATA,
+    DOCUMENTS,
+    ONNX,
     RELEASE_TYPE,
+    SOURCE,
     STATEMENT_MEDIA,
     STATEMENT_TYPE,
     Baselines,
@@ -26,6 +29,7 @@ from shipworthy.bundle.format import (
     Policy,
     ReleaseStatement,
     Schema,
+    are_payload_files,
 )
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import AccessError, Fault, IntegrityError
@@ -43,6 +47,14 @@ _Document = TypeVar("_Document")
 
 
 @dataclass(frozen=True, slots=True)
+class PythonModel:
+    """A model that is Python: never loaded in the process that verified it."""
+
+    source: bytes  # model.py
+    data: Mapping[str, bytes]  # what its `load` is given, by name
+
+
+@dataclass(frozen=True, slots=True)
 class VerifiedPayload:
     """A payload whose every byte is the manifest's."""
 
@@ -51,7 +63,7 @@ class VerifiedPayload:
     schema: Schema
     policy: Policy
     baselines: Baselines
-    model: bytes  # ONNX
+    model: bytes | PythonModel  # ONNX, or what the contract declares to be Python
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,30 +198,42 @@ def _verify_payload(handle: int, directory: Path, digest: str | None, vault: Vau
     listing = _read_file(handle, MANIFEST, directory, MAX_DOCUMENT_BYTES)
     found = digest_bytes(listing)
     manifest = decode_document(listing, Manifest, directory / MANIFEST)
-    if sorted(manifest.files) != sorted(PAYLOAD_FILES):
+    if not are_payload_files(manifest.files):
         named = ", ".join(sorted(manifest.files))
-        raise IntegrityError(f"{directory / MANIFEST} names {named}; a payload has {', '.join(PAYLOAD_FILES)}.")
-    extra = sorted(set(os.listdir(handle)) - {MANIFEST, *PAYLOAD_FILES})
+        wanted = f"{ONNX}, or {SOURCE} with its data, beside {', '.join(DOCUMENTS)}"
+        raise IntegrityError(f"{directory / MANIFEST} names {named}; a payload has {wanted}.")
+    extra = sorted(set(os.listdir(handle)) - {MANIFEST, *manifest.files})
     if extra:
         raise IntegrityError(
             f"{directory / extra[0]} is not in the manifest; remove it or restore the payload.", "extra"
         )
-    contents = {name: _read_entry(handle, name, directory, manifest, vault) for name in PAYLOAD_FILES}
+    model_first = sorted(manifest.files, key=lambda name: name in DOCUMENTS)
+    contents = {name: _read_entry(handle, name, directory, manifest, vault) for name in model_first}
     if digest is not None and found != digest:  # whole in itself, so another payload's
         raise IntegrityError(f"{directory / MANIFEST} has digest {found}; {digest} was expected.", "swapped")
+    policy = decode_document(contents["policy.json"], Policy, directory / "policy.json")
+    if (SOURCE in contents) != bool(policy.model_memory_bytes):
+        raise IntegrityError(f"{directory / 'policy.json'} is not of a model of the payload's kind.", "swapped")
     return VerifiedPayload(
         digest=found,
         manifest=manifest,
         schema=decode_document(contents["schema.json"], Schema, directory / "schema.json"),
-        policy=decode_document(contents["policy.json"], Policy, directory / "policy.json"),
+        policy=policy,
         baselines=decode_document(contents["baselines.json"], Baselines, directory / "baselines.json"),
-        model=contents["model.onnx"],
+        model=_model(contents),
     )
+
+
+def _model(contents: Mapping[str, bytes]) -> bytes | PythonModel:
+    if ONNX in contents:
+        return contents[ONNX]
+    data = {name.removeprefix(DATA): content for name, content in contents.items() if name.startswith(DATA)}
+    return PythonModel(contents[SOURCE], data)
 
 
 def _read_entry(handle: int, name: str, directory: Path, manifest: Manifest, vault: Vault | None) -> bytes:
     entry = manifest.files[name]
-    limit = MAX_MODEL_BYTES if name.endswith(".onnx") else MAX_DOCUMENT_BYTES
+    limit = MAX_MODEL_BYTES if name == ONNX or name.startswith(DATA) else MAX_DOCUMENT_BYTES
     content = open_payload_file(_read_file(handle, name, directory, limit + limit // 1000), directory / name, vault)
     found = digest_bytes(content)
     fault: Fault = "swapped" if found in {other.digest for other in manifest.files.values()} else "changed"

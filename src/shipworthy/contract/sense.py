@@ -40,6 +40,7 @@ from shipworthy.kernel.errors import ExpressionError
 
 MIN_WORKER_BYTES = 128_000_000  # a serving process with a small model takes two thirds of that
 MIN_SPOOL_BYTES = 1_000_000
+MIN_MODEL_BYTES = 64_000_000  # Python and numpy take half of that
 
 BOUNDED = frozenset({"roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "r2"})  # at most 1
 _ROLE_TYPES = {"time": ("datetime",), "key": ("text", "int", "category"), "subject": ("text", "int", "category")}
@@ -743,6 +744,12 @@ def _check_serving(draft: Draft, report: Report) -> None:
     if memory is not None and memory < MIN_WORKER_BYTES:
         least = format_size(MIN_WORKER_BYTES)
         report(("serving", "memory"), f"a worker needs nearly {least} to start; use more, or leave it out for no limit")
+    python = None if draft.serving is None else draft.serving.python
+    if python is not None:
+        _check_inside(python.file, ("serving", "python", "file"), report)
+        if python.memory < MIN_MODEL_BYTES:
+            least = format_size(MIN_MODEL_BYTES)
+            report(("serving", "python", "memory"), f"a Python process with numpy needs {least} or more")
     records = draft.records
     if records is not None and records.when_full != "spool" and "spool" in records.model_fields_set:
         report(("records", "spool"), "nothing is spooled; it goes with when_full: spool")

@@ -17,6 +17,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)
 SystemName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1)]
 Entry = Annotated[str, Field(pattern=r"^[\w./-]+\.py:[A-Za-z_]\w*$")]
+PythonFile = Annotated[str, Field(pattern=r"^[\w./-]+\.py$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 WebAddress = Annotated[str, Field(pattern=r"^(https?://|\$\{[A-Za-z_][A-Za-z0-9_]*\})\S*$", max_length=2048)]
 Bounds = Annotated[tuple[float, float], Field(description="[lowest, highest], both allowed")]
@@ -448,6 +449,18 @@ class Cost(Section):
     g_co2_per_kwh: Annotated[float, Field(ge=0)] = Field(400.0, description="carbon of electricity, g CO2 per kWh")
 
 
+class PythonServing(Section):
+    """A model that cannot become ONNX: its own code answers, in a process of its own."""
+
+    file: PythonFile = Field(
+        description="holds all the code that answers: `load(files)` gives what has `predict(matrix)`; a release has "
+        "this file, and the data that the trained model's `files()` gave"
+    )
+    memory: Size = Field(
+        500_000_000, description="private memory that its process may take; one that nears it is replaced"
+    )
+
+
 class Serving(Section):
     """How the server answers."""
 
@@ -459,6 +472,9 @@ class Serving(Section):
     workers: Annotated[int, Field(ge=1, le=256)] = Field(1, description="processes that answer on one port")
     memory: Size | None = Field(
         None, description="resident memory of one worker; one that grows beyond is replaced. Default: no limit"
+    )
+    python: PythonServing | None = Field(
+        None, description="declares that the model is served by Python code; without it every model becomes ONNX"
     )
 
 

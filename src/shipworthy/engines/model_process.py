@@ -113,8 +113,8 @@ class ModelProcess:
 
     @property
     def memory_bytes(self) -> int:
-        """Resident, of all its processes."""
-        return group_memory(self.leader)
+        """What counts against its limit: private memory, or what all its processes have resident if that is more."""
+        return max(_private_memory(self.leader), group_memory(self.leader))
 
     def last_words(self) -> str:
         """End it, and say how it ended and what it printed last."""
@@ -195,6 +195,15 @@ class ModelProcess:
                 self._tail = (self._tail + sip)[-TAIL_BYTES:]
                 if len(sip) > TAIL_BYTES:
                     time.sleep(SIP_S)
+
+
+def _private_memory(process: int) -> int:
+    """What the system counts when it refuses more; 0 where it does not tell."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[5])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _environment() -> dict[str, str]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from shipworthy.bundle.verify import VerifiedPayload
 from shipworthy.evaluation.structure import Structure, expose, find_structure, read_model
-from shipworthy.kernel.errors import EvidenceError
-from shipworthy.serving.runtimes.onnx import INPUT, OnnxRuntime
+from shipworthy.kernel.errors import EvidenceError, ModelError
+from shipworthy.serving.runtimes.load import load_patiently
+from shipworthy.serving.runtimes.onnx import INPUT
 from shipworthy.stats.shapley import (
     MAX_PLAYERS,
     enumerated_values,
@@ -62,11 +63,11 @@ class Explainer:
         chosen = chance.permutation(len(background))[:BACKGROUND_ROWS]
         self._background = background[np.sort(chosen)]
         self._policy = payload.policy
-        self._runtime = OnnxRuntime(payload.model)
+        self._runtime = load_patiently(payload)
         self._seed = seed
-        model = read_model(payload.model)
-        self._structure = _usable(find_structure(model))
-        if self._structure is not None:
+        model = read_model(payload.model) if isinstance(payload.model, bytes) else None  # of code there is no graph
+        self._structure = None if model is None else _usable(find_structure(model))
+        if model is not None and self._structure is not None:
             self._inputs = onnxruntime.InferenceSession(
                 expose(model, self._structure.source), providers=["CPUExecutionProvider"]
             )
@@ -145,7 +146,10 @@ class Explainer:
 
     def _score(self, rows: NDArray[np.float32]) -> Floats:
         """Numbers as the model gives them, or logarithms of probabilities; shape (n, outputs)."""
-        parts = [self._runtime.run(rows[start : start + RUN_ROWS]) for start in range(0, len(rows), RUN_ROWS)]
+        try:
+            parts = [self._runtime.run(rows[start : start + RUN_ROWS]) for start in range(0, len(rows), RUN_ROWS)]
+        except ModelError as error:
+            raise EvidenceError(f"the model gives no answer: {error}; mend its code") from None
         outputs = np.concatenate(parts).astype(np.float64).reshape(len(rows), -1)
         return outputs if self._policy.task == "regression" else np.log(np.clip(outputs, CLIP, 1.0))
 

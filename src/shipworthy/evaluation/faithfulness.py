@@ -21,7 +21,7 @@ from shipworthy.serving.pace import MAX_RUN_ROWS
 from shipworthy.serving.path import infer
 from shipworthy.serving.policy import Decided
 from shipworthy.serving.reasons import explain
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_patiently
 from shipworthy.serving.servable import Servable, make_servable
 from shipworthy.stats.metrics import midranks
 
@@ -114,7 +114,7 @@ def _served(
     """What the server makes of the rows: samples, answers, and what each feature contributed, (n, features)."""
     features = list(contract.features)
     policy = msgspec.structs.replace(payload.policy, reasons=len(features))
-    servable = make_servable(replace(payload, policy=policy), MEASURED, payload.digest, OnnxRuntime)
+    servable = make_servable(replace(payload, policy=policy), MEASURED, payload.digest, load_patiently)
     sign = -1.0 if policy.calibration.slope > 0 else 1.0  # setting it to the reference takes away what it gave
     samples: list[Sample] = []
     decided: list[Decided] = []

@@ -14,10 +14,10 @@ from shipworthy.contract.types import Contract
 from shipworthy.data.columns import derive, encode, target_array
 from shipworthy.evaluation.perturb import noisy
 from shipworthy.gates.evidence import BudgetMeasurement, Champion, Evidence, Flips, Parity
-from shipworthy.kernel.errors import EvidenceError
+from shipworthy.kernel.errors import EvidenceError, ModelError
 from shipworthy.security.vault import Vault
 from shipworthy.serving.policy import Decisions, decide
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_patiently
 from shipworthy.stats.estimates import Answers
 
 BATCH_ROWS = 8192  # of one model run: large enough to be fast, small enough to stay in the cache
@@ -122,10 +122,17 @@ def answer(payload: VerifiedPayload, matrix: NDArray[np.float32]) -> Measured:
 
 
 def run_policy(payload: VerifiedPayload, matrix: NDArray[np.float32]) -> Decisions:
-    """What the server's policy says of each row of `matrix`."""
-    runtime = OnnxRuntime(payload.model)
+    """What the server's policy says of each row of `matrix`.
+
+    Raises:
+        EvidenceError: a Python model gave no answer.
+    """
+    runtime = load_patiently(payload)
     starts = range(0, len(matrix), BATCH_ROWS)
-    outputs = [runtime.run(matrix[start : start + BATCH_ROWS]) for start in starts]
+    try:
+        outputs = [runtime.run(matrix[start : start + BATCH_ROWS]) for start in starts]
+    except ModelError as error:
+        raise EvidenceError(f"the model gives no answer: {error}; mend its code") from None
     return decide(payload.policy, np.concatenate(outputs), len(matrix))
 
 

@@ -1,5 +1,6 @@
 """From a candidate to a payload: the exact files that a server loads and a budget measures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,14 @@ class Payload:
     policy: Policy
 
 
-def build_payload(contract: Contract, model: bytes, tuning: Tuning, baselines: Baselines, destination: Path) -> Payload:
+def build_payload(
+    contract: Contract, model: Mapping[str, bytes], tuning: Tuning, baselines: Baselines, destination: Path
+) -> Payload:
     """Write model, schema, policy, baselines and manifest into the new or empty folder `destination`.
 
     Args:
         contract: what the system promises.
-        model: ONNX bytes, proven equal to the trained model.
+        model: its files by name, proven equal to the trained model: `model.onnx`, or `model.py` and its data.
         tuning: what the calibrate part fixed.
         baselines: of the training rows.
         destination: where the files are written, synced.
@@ -38,7 +41,7 @@ def build_payload(contract: Contract, model: bytes, tuning: Tuning, baselines: B
     """
     schema, policy = compile_schema(contract), compile_policy(contract, tuning)
     files = {
-        "model.onnx": model,
+        **model,
         "schema.json": msgspec.json.encode(schema),
         "policy.json": msgspec.json.encode(policy),
         "baselines.json": msgspec.json.encode(baselines),

@@ -82,6 +82,7 @@ def compile_policy(contract: Contract, tuning: Tuning) -> Policy:
         encryption=contract.encryption,
         workers=contract.serving.workers,
         worker_memory_bytes=contract.serving.memory or 0,
+        model_memory_bytes=contract.serving.python.memory if contract.serving.python else 0,
     )
 
 

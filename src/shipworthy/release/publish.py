@@ -9,7 +9,6 @@ import msgspec
 from shipworthy.bundle.deployment import write_bundle
 from shipworthy.bundle.format import (
     COMPANIONS,
-    PAYLOAD_FILES,
     STATEMENT_MEDIA,
     ReleasePredicate,
     ReleaseStatement,
@@ -118,7 +117,7 @@ def publish(
     subject = Subject(name=name, digest={"sha256": payload_digest.removeprefix("sha256:")})
     statement = ReleaseStatement(subject=(subject,), predicate=predicate)
     envelope = sign_envelope(msgspec.json.encode(statement), STATEMENT_MEDIA, key)
-    files = {file: (payload / file).read_bytes() for file in (MANIFEST, *PAYLOAD_FILES)}
+    files = {file: (payload / file).read_bytes() for file in (MANIFEST, *manifest.files)}
     return Release(name, digest_bytes(envelope), envelope, statement, files, companions)
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 
+from shipworthy.bundle.verify import VerifiedPayload
 from shipworthy.engines.lifeline import end_with_parent
 from shipworthy.kernel.errors import ShipworthyError, UnavailableError
 from shipworthy.records.disk import Disk
@@ -41,7 +42,7 @@ from shipworthy.serving.message_counters import MessageCounters, render_message_
 from shipworthy.serving.metrics_port import MetricsPort
 from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.records_watch import RecordsWatch
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.runtimes.runtime import Runtime
 from shipworthy.serving.watch import GOOD, REFUSED, require_spool, watch_live
 
@@ -62,7 +63,7 @@ def consume(
     settings: ConsumerSettings,
     url: str,
     ready: Callable[[dict[str, object]], None],
-    make_runtime: Callable[[bytes], Runtime] = OnnxRuntime,
+    make_runtime: Callable[[VerifiedPayload], Runtime] = load_runtime,
     disk: Disk | None = None,
 ) -> int:
     """Answer messages until told to stop (SIGTERM, SIGINT); blocks; the exit code.
@@ -128,7 +129,7 @@ class _Process:
         self._link: Link | None = None
 
     async def run(
-        self, signature: Signature, make_runtime: Callable[[bytes], Runtime], vault: Vault, *, is_old: bool
+        self, signature: Signature, make_runtime: Callable[[VerifiedPayload], Runtime], vault: Vault, *, is_old: bool
     ) -> int:
         loop = asyncio.get_running_loop()
         syncing = Lane("sync")
@@ -306,7 +307,7 @@ def _summary(counts: MessageCounters) -> str:
     return f"{said}, {counts.refused:,} refused"
 
 
-def main(make_runtime: Callable[[bytes], Runtime] = OnnxRuntime, disk: Disk | None = None) -> int:
+def main(make_runtime: Callable[[VerifiedPayload], Runtime] = load_runtime, disk: Disk | None = None) -> int:
     """Consume, from settings on the command line; one JSON line on stdout when messages come.
 
     Args:

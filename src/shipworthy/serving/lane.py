@@ -31,3 +31,4 @@ class Lane:
                 task()
             except Exception:  # noqa: BLE001 (a worker loop: logged, and the next task is due)
                 _log.exception("a task of %s failed", self._thread.name)
+            del task  # what it holds, such as a release that answers no more, is let go now and not with the next task

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shipworthy.bundle.deployment import ACCESS, DEPLOYMENT, bundle_path, read_access, read_deployment
 from shipworthy.bundle.format import Access, AccessToken, DeployedRelease, Deployment
-from shipworthy.bundle.verify import verify_bundle
+from shipworthy.bundle.verify import VerifiedPayload, verify_bundle
 from shipworthy.kernel.errors import IntegrityError, NotFoundError, ShipworthyError
 from shipworthy.security.keys import PublicKey, load_public_keys
 from shipworthy.security.vault import Vault
@@ -45,7 +45,7 @@ def read_signature(live: Path) -> Signature:
 def load_live(
     live: Path,
     keys: Path,
-    make_runtime: Callable[[bytes], Runtime],
+    make_runtime: Callable[[VerifiedPayload], Runtime],
     last: LiveState | None,
     vault: Vault | None = None,
     *,
@@ -104,7 +104,7 @@ def _load(
     release: DeployedRelease,
     deployment: Deployment,
     keys: Mapping[str, PublicKey],
-    make_runtime: Callable[[bytes], Runtime],
+    make_runtime: Callable[[VerifiedPayload], Runtime],
     loaded: Mapping[str, Servable],
     vault: Vault | None,
 ) -> Servable:
@@ -122,7 +122,7 @@ def _load(
 
 
 def start_live(
-    live: Path, keys: Path, make_runtime: Callable[[bytes], Runtime], vault: Vault, good: Path
+    live: Path, keys: Path, make_runtime: Callable[[VerifiedPayload], Runtime], vault: Vault, good: Path
 ) -> tuple[LiveState, str | None]:
     """The state that the files on disk describe, or else the last one that a server of this environment answered from.
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from shipworthy.bundle.format import Policy
+from shipworthy.kernel.errors import ModelError, ModelFault
 from shipworthy.records.write import SegmentWriter
 from shipworthy.serving.admission import Admission
 from shipworthy.serving.answer import Answer, IdMint, Reasons, answer_fallback, answer_model
@@ -38,6 +39,7 @@ UNLIKE = "out of distribution"  # the model could have answered: nothing is wron
 RESTING = "the model rests after it failed"
 NO_REASONS = "without reasons: the model failed on them, or there was no time left"
 REASONS_SHARE = 0.5  # of the deadline within which reasons are still begun: an answer is worth more than its reasons
+_CAUSES: dict[ModelFault, str] = {"raised": FAILED, "ended": FAILED, "late": LATE, "resting": RESTING}
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -101,8 +103,10 @@ class PredictionPath:
 
     @property
     def late_s(self) -> float:
-        """How long the run under way is late; 0 if it is not."""
-        return 0.0 if self._late_since is None else self._loop.time() - self._late_since
+        """How long the run under way is late and nothing but a new worker would end it; 0 if that is not so."""
+        if self._late_since is None or all(batch.servable.runtime.is_apart for batch in self._running):
+            return 0.0
+        return self._loop.time() - self._late_since
 
     def admit(self, rows: int, *, is_list: bool = False) -> bool:
         """Reserve places for `rows` jobs; each is then submitted or given back. False if they would wait too long."""
@@ -189,7 +193,8 @@ class PredictionPath:
                 found = dict(zip(jobs, results, strict=True))
                 results = [found[job] for job in live]
             done = self._answer(servable, live, results, reasons)
-            servable.pace.learn(len(jobs), seconds)
+            if results[:1] != [RESTING]:  # such a run was none
+                servable.pace.learn(len(jobs), seconds)
         except Exception:  # noqa: BLE001 (a worker loop: logged and answered)
             _log.exception("a run failed")
             problem = make_problem(500, "The request could not be answered; the fault is the server's.")
@@ -238,7 +243,7 @@ class PredictionPath:
         batches, self._running = self._running, []
         self._late_since = None
         self.admission.learn(rows=rows, seconds=took, timeout_s=servable.policy.timeout_s)
-        self._judge(servable.breaker, done.good, len(done.causes) - done.causes.count(UNLIKE))
+        self._judge(servable.breaker, done.good, sum(cause not in (RESTING, UNLIKE) for cause in done.causes))
         self._counters.runs += 1
         self._counters.run_rows += rows
         self._finish(servable, done)
@@ -335,7 +340,9 @@ class PredictionPath:
 
 
 def infer(servable: Servable, samples: Sequence[Sample]) -> list[Decided | str]:
-    """What the policy says of each sample, or why nothing; a run that raises is done again row by row.
+    """What the policy says of each sample, or why nothing.
+
+    A run that raises is done again row by row; one that ended the model's process is not: who knows which row it was.
 
     Args:
         servable: the release that answers.
@@ -345,10 +352,12 @@ def infer(servable: Servable, samples: Sequence[Sample]) -> list[Decided | str]:
     try:
         outputs = servable.runtime.run(matrix)
     except Exception as error:  # noqa: BLE001 (whatever a model raises costs its rows, not the server)
-        if len(samples) > 1:
+        fault = error.fault if isinstance(error, ModelError) else "raised"
+        if fault == "raised" and len(samples) > 1:
             return [result for sample in samples for result in infer(servable, [sample])]
-        _log.warning("%s failed on a row: %s", servable.release, type(error).__name__)
-        return [FAILED]
+        if fault == "raised":
+            _log.warning("%s failed on a row: %s", servable.release, type(error).__name__)
+        return [_CAUSES[fault]] * len(samples)
     found = [INVALID if row is None else row for row in decide(servable.policy, outputs, len(samples)).rows()]
     if servable.sentinel is not None:
         for place, words in servable.sentinel.judge(matrix).items():

@@ -37,7 +37,7 @@ class Servable:
     breaker: Breaker = field(default_factory=Breaker)  # kept through switches, as the release is
 
 
-def load_servable(bundle: VerifiedBundle, make_runtime: Callable[[bytes], Runtime]) -> Servable:
+def load_servable(bundle: VerifiedBundle, make_runtime: Callable[[VerifiedPayload], Runtime]) -> Servable:
     """Load and warm a verified bundle.
 
     Raises:
@@ -47,7 +47,7 @@ def load_servable(bundle: VerifiedBundle, make_runtime: Callable[[bytes], Runtim
 
 
 def make_servable(
-    payload: VerifiedPayload, release: str, digest: str, make_runtime: Callable[[bytes], Runtime]
+    payload: VerifiedPayload, release: str, digest: str, make_runtime: Callable[[VerifiedPayload], Runtime]
 ) -> Servable:
     """Load and warm a verified payload under a release's name.
 
@@ -55,7 +55,7 @@ def make_servable(
         IntegrityError: schema, policy and model do not fit together.
     """
     decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
-    runtime = make_runtime(payload.model)
+    runtime = make_runtime(payload)
     pace = _warm(runtime, payload)
     sentinel = load_sentinel(payload.baselines.novelty, payload.schema)
     if sentinel is None and payload.policy.out_of_distribution != "off":

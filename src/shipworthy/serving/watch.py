@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from shipworthy.bundle.verify import VerifiedPayload
 from shipworthy.kernel.errors import InternalError, ShipworthyError, StorageError, UsageError
 from shipworthy.security.vault import Vault
 from shipworthy.serving.counters import Counters
@@ -16,6 +17,8 @@ from shipworthy.serving.runtimes.runtime import Runtime
 POLL_S = 0.05  # a replaced file is noticed within 100 ms
 GOOD = ".good"  # below records/ENV, which the server may write: the files that it last answered from
 REFUSED = "a newer deployment or access file was refused"
+
+LET_GO_S = 1.0  # beside the deadlines of a row that waits and of the run before it, for a release that answers no more
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -54,7 +57,7 @@ class Answering(Protocol):
 async def watch_live(
     answering: Answering,
     places: Places,
-    make_runtime: Callable[[bytes], Runtime],
+    make_runtime: Callable[[VerifiedPayload], Runtime],
     signature: Signature,
     vault: Vault,
 ) -> None:
@@ -80,7 +83,9 @@ async def watch_live(
         last = answering.state
         loader.submit(lambda last=last, done=done: _load_beside(loop, places, make_runtime, last, vault, done))  # type: ignore[misc]
         try:
-            answering.switch(await done)
+            last, state = answering.state, await done
+            answering.switch(state)
+            _let_go(last, state)
             keep_good(live, signature, good)
             _log.info("generation %s answers", answering.state.deployment.generation)
         except ShipworthyError as error:
@@ -89,10 +94,18 @@ async def watch_live(
             _log.error("refused, the last good state answers: %s", error)
 
 
+def _let_go(last: LiveState, state: LiveState) -> None:
+    """Close the models of releases that answer no more, once what they were asked is answered."""
+    loop = asyncio.get_running_loop()
+    for servable in last.servables:
+        if servable not in state.servables:
+            loop.call_later(LET_GO_S + 2 * servable.policy.timeout_s, servable.runtime.close)
+
+
 def _load_beside(
     loop: asyncio.AbstractEventLoop,
     places: Places,
-    make_runtime: Callable[[bytes], Runtime],
+    make_runtime: Callable[[VerifiedPayload], Runtime],
     last: LiveState,
     vault: Vault,
     done: "asyncio.Future[LiveState]",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import uvloop
 
+from shipworthy.bundle.verify import VerifiedPayload
 from shipworthy.kernel.errors import ConflictError, ShipworthyError
 from shipworthy.records.disk import Disk
 from shipworthy.records.spool import open_spool
@@ -31,7 +32,7 @@ from shipworthy.serving.outcomes import OutcomeLog
 from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.protocol import Connection
 from shipworthy.serving.records_watch import RecordsWatch
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.runtimes.rehearsed import FailingRuntime
 from shipworthy.serving.runtimes.runtime import Runtime
 from shipworthy.serving.servable import WARM_ROWS
@@ -62,7 +63,7 @@ class Post:
 def work(
     settings: ServerSettings,
     post: Post,
-    make_runtime: Callable[[bytes], Runtime] = OnnxRuntime,
+    make_runtime: Callable[[VerifiedPayload], Runtime] = load_runtime,
     disk: Disk | None = None,
 ) -> None:
     """Answer what the supervisor hands down until told to stop; blocks.
@@ -111,7 +112,7 @@ async def _work(
     post: Post,
     state: LiveState,
     signature: Signature,
-    make_runtime: Callable[[bytes], Runtime],
+    make_runtime: Callable[[VerifiedPayload], Runtime],
     writer: SegmentWriter,
     vault: Vault,
     *,
@@ -237,7 +238,7 @@ async def _until_gone(worker: Worker, seconds: float) -> None:
         await asyncio.sleep(0.01)
 
 
-def main(make_runtime: Callable[[bytes], Runtime] | None = None, disk: Disk | None = None) -> int:
+def main(make_runtime: Callable[[VerifiedPayload], Runtime] | None = None, disk: Disk | None = None) -> int:
     """Run one worker, as the supervisor starts it.
 
     Args:
@@ -265,10 +266,14 @@ def main(make_runtime: Callable[[bytes], Runtime] | None = None, disk: Disk | No
     return 0
 
 
-def _runtime(settings: ServerSettings) -> Callable[[bytes], Runtime]:
+def _runtime(settings: ServerSettings) -> Callable[[VerifiedPayload], Runtime]:
     if settings.rehearse == "failure":
-        return partial(FailingRuntime, warm_runs=len(WARM_ROWS))
-    return OnnxRuntime
+        return _rehearse
+    return load_runtime
+
+
+def _rehearse(payload: VerifiedPayload) -> Runtime:
+    return FailingRuntime(load_runtime(payload), len(WARM_ROWS))
 
 
 if __name__ == "__main__":

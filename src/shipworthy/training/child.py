@@ -19,11 +19,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from shipworthy.bundle.format import ONNX
 from shipworthy.kernel.errors import ConversionError, ShipworthyError, TrainingError
 from shipworthy.training.context import TrainingContext
 from shipworthy.training.edges import edge_rows
 from shipworthy.training.job import DISK_FAILED, FAILURE, MODEL, RESULT, TrainingJob, read_job, write_array
 from shipworthy.training.models import describe, is_known, predict, split_points, to_onnx
+from shipworthy.training.own import ask, python_files
 from shipworthy.training.parity import TOLERANCE, differences, open_session, run_model
 
 SIGNATURE = "train(frame, params, context) -> fitted model"
@@ -119,13 +121,15 @@ def _relative(file: str, root: Path) -> str:
 def _examine(job: TrainingJob, model: Any, work: Path) -> dict[str, Any]:
     """Let the model answer, convert it, and write both down."""
     _require_model(job, model)
+    files = python_files(job, model) if job.python else {}
     for part, matrix in (("calibrate", job.calibrate), ("test", job.test)):
         write_array(work / f"{part}_answers.npy", _answers(job, model, matrix, part))
     edges = edge_rows(job.columns, job.train, split_points(model, job.names), job.seed)
     answers = _answers(job, model, edges, "edge")
     write_array(work / "edges.npy", edges)
     write_array(work / "edge_answers.npy", answers)
-    (work / MODEL).write_bytes(_convert(job, model, edges, answers))
+    for name, content in (files or {ONNX: _convert(job, model, edges, answers)}).items():
+        (work / MODEL / name).write_bytes(content)
     return {"kind": describe(model), "libraries": _libraries()}
 
 
@@ -135,10 +139,12 @@ def _require_model(job: TrainingJob, model: Any) -> None:
         raise TrainingError(f"{what}; end the function with `return model`.")
     if isinstance(model, type):
         raise TrainingError(f"{what}; return a fitted instance of it.")
+    if job.python:
+        return
     if not is_known(model):
         raise TrainingError(
             f"{what}, which cannot be served; return a fitted LightGBM model, a scikit-learn estimator or Pipeline, "
-            "or an ONNX model."
+            "or an ONNX model, or declare its own code in serving.python."
         )
     labels = getattr(model, "classes_", None)
     if labels is not None and job.classes and [str(label) for label in _plain(labels)] != _expected(job, labels):
@@ -171,7 +177,7 @@ def _answers(job: TrainingJob, model: Any, matrix: NDArray[np.float32], part: st
     if len(matrix) == 0:
         return np.zeros((0, len(job.classes)) if job.classes else 0)
     try:
-        found = predict(model, matrix, job.names, job.task)
+        found = ask(model, matrix, job) if job.python else predict(model, matrix, job.names, job.task)
     except ShipworthyError:
         raise
     except Exception as error:

@@ -1,6 +1,7 @@
 """The folder through which a training job and its results pass between two processes: JSON and arrays only."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from shipworthy.training.edges import EdgeColumn
 
-JOB, RESULT, FAILURE, MODEL = "job.json", "result.json", "failure.json", "model.onnx"
+JOB, RESULT, FAILURE = "job.json", "result.json", "failure.json"
+MODEL = "model"  # folder of the files that a payload carries
 DISK_FAILED = 74  # the child's exit status when the folder cannot be written (EX_IOERR of sysexits.h)
 Scalar = str | int | float | bool
 
@@ -34,6 +36,8 @@ class TrainingJob:
     calibrate: NDArray[np.float32]
     test: NDArray[np.float32]
     memory_bytes: int | None = None
+    python: str | None = None  # the file that answers in the server; None: the model becomes ONNX
+    python_memory_bytes: int = 0  # that it may take there
     threads: int = 2  # a fixed number: more threads sum in another order
 
     @property
@@ -44,8 +48,10 @@ class TrainingJob:
 
 def write_job(job: TrainingJob, work: Path) -> None:
     """Write the job into `work`, an existing folder, without what an earlier job left there."""
-    for leftover in (RESULT, FAILURE, MODEL):
+    for leftover in (RESULT, FAILURE):
         (work / leftover).unlink(missing_ok=True)
+    shutil.rmtree(work / MODEL, ignore_errors=True)
+    (work / MODEL).mkdir()
     write_array(work / "train.npy", job.train)
     write_array(work / "target.npy", job.train_target)
     write_array(work / "calibrate.npy", job.calibrate)
@@ -64,6 +70,8 @@ def write_job(job: TrainingJob, work: Path) -> None:
         "seed": job.seed,
         "timeout_s": job.timeout_s,
         "memory_bytes": job.memory_bytes,
+        "python": job.python,
+        "python_memory_bytes": job.python_memory_bytes,
         "threads": job.threads,
     }
     (work / JOB).write_text(json.dumps(settings))

@@ -1,6 +1,6 @@
-"""Proof that the ONNX model answers as the trained one does, row by row."""
+"""Proof that the model which is served answers as the trained one does, row by row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,10 @@ from shipworthy.kernel.errors import ConversionError
 
 TOLERANCE = 1e-5  # of a probability; of a number, relative to max(1, its size)
 BATCH = 256  # rows in one run, as in the server
+CONVERTED = (
+    "Hand trees the columns as they are (no scaler in front), or use LightGBM, HistGradientBoosting, a forest, or a "
+    "linear model."
+)
 SINGLE = 100  # rows that are also run one by one: a batch must not change an answer
 
 
@@ -54,35 +58,36 @@ def run_model(session: ort.InferenceSession, matrix: NDArray[np.float32], batch:
 
 
 def prove_parity(
-    model: bytes,
+    run: Callable[[NDArray[np.float32], int], NDArray[np.float64]],
     parts: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float64]]],
     columns: Sequence[str],
     tolerance: float = TOLERANCE,
+    cure: str = CONVERTED,
 ) -> Parity:
-    """Compare the ONNX model with the trained model's answers on every row of every part.
+    """Compare the model that is served with the trained model's answers on every row of every part.
 
     Args:
-        model: ONNX bytes.
+        run: the served model's answers to a matrix, in runs of so many rows.
         parts: by name, such as `test`: matrix of shape (n, k) and the trained model's answers.
         columns: names of the matrix's columns.
         tolerance: largest tolerable difference.
+        cure: what to do about a difference.
 
     Raises:
         ConversionError: a row differs by more; names the row, its values and both answers.
     """
-    session = open_session(model)
     total, largest, worst, labels = 0, 0.0, 0, 0
     for name, (matrix, trained) in parts.items():
         if len(matrix) == 0:
             continue
-        served = run_model(session, matrix)
+        served = run(matrix, BATCH)
         difference = differences(served, trained)
-        one_by_one = run_model(session, matrix[:SINGLE], 1)
+        one_by_one = run(matrix[:SINGLE], 1)
         difference[:SINGLE] = np.maximum(difference[:SINGLE], differences(one_by_one, trained[:SINGLE]))
         at = int(np.argmax(difference))
         if not difference[at] <= tolerance:
             raise ConversionError(
-                _explain(name, at, matrix[at], columns, trained[at], served[at], difference, tolerance)
+                _explain(name, at, matrix[at], columns, trained[at], served[at], difference, tolerance, cure)
             )
         if difference[at] > largest:
             largest, worst = float(difference[at]), total + at
@@ -96,7 +101,7 @@ def differences(served: NDArray[np.float64], trained: NDArray[np.float64]) -> ND
     """Difference by row: the largest of the classes, or relative to max(1, |trained|); infinite where not finite."""
     if served.shape != trained.shape:
         raise ConversionError(
-            f"the converted model answers with shape {served.shape}, the trained one with {trained.shape}."
+            f"the served model answers with shape {served.shape}, the trained one with {trained.shape}."
         )
     gap = np.abs(served - trained)
     gap = gap.max(axis=1) if trained.ndim == 2 else gap / np.maximum(1.0, np.abs(trained))
@@ -112,14 +117,14 @@ def _explain(
     served: NDArray[np.float64] | np.float64,
     difference: NDArray[np.float64],
     tolerance: float,
+    cure: str,
 ) -> str:
     values = ", ".join(f"{name}={float(value):.9g}" for name, value in zip(columns, row, strict=True))
     beyond = int(np.sum(~(difference <= tolerance)))
     return (
-        f"the converted model answers differently from the trained one on {beyond} of {len(difference)} {part} rows; "
-        f"worst is {part} row {at} ({values}): trained {_show(trained)}, converted {_show(served)}, "
-        f"difference {difference[at]:.3g} where {tolerance:g} is tolerable. Hand trees the columns as they are "
-        "(no scaler in front), or use LightGBM, HistGradientBoosting, a forest, or a linear model."
+        f"the served model answers differently from the trained one on {beyond} of {len(difference)} {part} rows; "
+        f"worst is {part} row {at} ({values}): trained {_show(trained)}, served {_show(served)}, "
+        f"difference {difference[at]:.3g} where {tolerance:g} is tolerable. {cure}"
     )
 
 

@@ -1,28 +1,31 @@
-"""One training: the job in a process of its own, its model proven equal in ONNX, a candidate back."""
+"""One training: the job in a process of its own, its model proven equal as it is served, a candidate back."""
 
 import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shipworthy.bundle.format import ONNX
 from shipworthy.engines.local import THREADS, Finished, run_process
 from shipworthy.kernel.errors import ConversionError, StorageError, TrainingError
 from shipworthy.training.job import DISK_FAILED, FAILURE, MODEL, RESULT, TrainingJob, read_array, write_job
-from shipworthy.training.parity import Parity, prove_parity
+from shipworthy.training.own import prove_own
+from shipworthy.training.parity import Parity, open_session, prove_parity, run_model
 
 TAIL = 2000  # characters of the log shown when a training dies without a word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A trained model in ONNX, with its answers and what it took."""
+    """A trained model as a payload carries it, with its answers and what it took."""
 
-    model_path: Path
+    model: Mapping[str, Path]  # its files by name: `model.onnx`, or `model.py` and its data
     model_kind: str  # in the words of its library
     calibrate_answers: NDArray[np.float64]  # probabilities (n, classes), or predictions (n,)
     test_answers: NDArray[np.float64]
@@ -119,11 +122,14 @@ def _tail(log: Path) -> str:
 def _collect(job: TrainingJob, work: Path, finished: Finished, log: Path) -> Candidate:
     result = json.loads((work / RESULT).read_text())
     test, edges, edge_answers = (read_array(work / f"{name}.npy") for name in ("test_answers", "edges", "edge_answers"))
-    model = work / MODEL
+    model = {path.name: path for path in sorted((work / MODEL).iterdir())}
     parts = {"test": (job.test, test), "edge": (edges, edge_answers)}
-    parity = prove_parity(model.read_bytes(), parts, job.names)
+    if job.python:
+        parity = prove_own({name: path.read_bytes() for name, path in model.items()}, parts, job)
+    else:
+        parity = prove_parity(partial(run_model, open_session(model[ONNX].read_bytes())), parts, job.names)
     return Candidate(
-        model_path=model,
+        model=model,
         model_kind=result["kind"],
         calibrate_answers=read_array(work / "calibrate_answers.npy"),
         test_answers=test,

@@ -288,12 +288,12 @@ def _reasons(payload: VerifiedPayload, record: Record) -> dict[str, Any] | None:
     # the engine of models, which nothing else of the control plane loads
     from shipworthy.serving.path import infer
     from shipworthy.serving.reasons import explain
-    from shipworthy.serving.runtimes.onnx import OnnxRuntime
+    from shipworthy.serving.runtimes.load import load_patiently
     from shipworthy.serving.servable import make_servable
 
     if record.source != "model" or not payload.policy.reasons:
         return None
-    servable = make_servable(payload, record.release, payload.digest, OnnxRuntime)
+    servable = make_servable(payload, record.release, payload.digest, load_patiently)
     sample = servable.decoder.decode_object({"inputs": record.inputs, "context": record.context})
     decided = infer(servable, [sample])[0]
     found = None if isinstance(decided, str) else explain(servable, [sample], [decided])[0]

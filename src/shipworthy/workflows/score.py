@@ -29,7 +29,7 @@ from shipworthy.serving.live import LiveState, load_live
 from shipworthy.serving.pace import MAX_RUN_ROWS
 from shipworthy.serving.path import infer
 from shipworthy.serving.router import choose_release, unit_of
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_patiently
 from shipworthy.serving.servable import Servable
 from shipworthy.workflows.answers import answer_frame, answer_schema, draft, judge_destination, judge_names
 from shipworthy.workflows.gate import permit
@@ -148,7 +148,7 @@ def score(
 def _load(parts: Parts, environment: str) -> LiveState:
     try:
         project = parts.project
-        return load_live(project.live(environment), project.public_keys, OnnxRuntime, None, project.vault)
+        return load_live(project.live(environment), project.public_keys, load_patiently, None, project.vault)
     except NotFoundError:
         raise NotFoundError(f"nothing is deployed in {environment}; run `shipworthy ship` first") from None
 

@@ -88,6 +88,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
         {"sources": sources, "code": prepared_by, "contract": shipping.sections("ingest")},
         lambda: _ingest(shipping, sources),
     )
+    python = contract.serving.python
     trained = shipping.stage(
         "train",
         {
@@ -95,6 +96,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
             "code": code,
             "environment": environment_versions(),
             "contract": shipping.sections("train"),
+            **({} if python is None else {"python": python.model_dump(mode="json")}),
         },
         lambda: _train(shipping, ingested, code),
     )

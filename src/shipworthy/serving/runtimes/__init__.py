@@ -1,3 +1,3 @@
 """What runs a model: one file for each runtime, all behind the port `runtime.Runtime`."""
 
-__all__ = ["onnx", "rehearsed", "runtime"]
+__all__ = ["load", "onnx", "python", "rehearsed", "runtime"]

@@ -21,6 +21,8 @@ class OnnxRuntime:
         IntegrityError: not a model that takes `features` and gives `probabilities` or `prediction`.
     """
 
+    is_apart = False
+
     def __init__(self, model: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -43,3 +45,6 @@ class OnnxRuntime:
         """See `Runtime`."""
         result: NDArray[np.floating] = self._session.run(self._outputs, {INPUT: matrix})[0]
         return result
+
+    def close(self) -> None:
+        """See `Runtime`: memory goes with the last reference."""

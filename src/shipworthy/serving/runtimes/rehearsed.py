@@ -3,22 +3,24 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.runtime import Runtime
 
 
 class FailingRuntime:
     """Answers while it is warmed, then raises on every run.
 
     Args:
-        model: ONNX bytes.
+        runtime: of the release.
         warm_runs: how many runs belong to the warming.
     """
 
-    def __init__(self, model: bytes, warm_runs: int) -> None:
-        self._runtime = OnnxRuntime(model)
+    is_apart = False
+
+    def __init__(self, runtime: Runtime, warm_runs: int) -> None:
+        self._runtime = runtime
         self._left = warm_runs
 
-    def run(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, matrix: NDArray[np.float32]) -> NDArray[np.floating]:
         """See `Runtime`.
 
         Raises:
@@ -28,3 +30,7 @@ class FailingRuntime:
             raise RuntimeError("a failure is being rehearsed")
         self._left -= 1
         return self._runtime.run(matrix)
+
+    def close(self) -> None:
+        """See `Runtime`."""
+        self._runtime.close()

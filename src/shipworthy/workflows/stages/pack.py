@@ -15,7 +15,7 @@ from shipworthy.release.policy import Tuning, compile_policy, tune
 from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.stages.folders import artefact_entry, work_folder
 from shipworthy.workflows.stages.rows import parted
-from shipworthy.workflows.stages.train import unpack_answers
+from shipworthy.workflows.stages.train import model_files, unpack_answers
 
 Outputs = dict[str, Any]
 
@@ -35,7 +35,8 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
     if times is not None:
         scored = None if scores is None else (scores, times[places.calibrate])
         baselines = with_swings(baselines, contract, (matrix[places.train], times[places.train]), scored)
-    model = parts.artefacts.get_bytes(trained["artefacts"]["model"])
+    files = model_files(contract, trained["artefacts"])
+    model = {name: parts.artefacts.get_bytes(digest) for name, digest in files.items()}
     with work_folder(parts, "payload") as work:
         payload = build_payload(contract, model, tuning, baselines, work / "payload")
         artefacts = {
@@ -55,7 +56,7 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
         **outputs,
         "artefacts": [artefact_entry(parts, digest, f"payload/{name}") for name, digest in artefacts.items()],
         "links": [
-            {"parent": trained["artefacts"]["model"], "relation": "packed", "child": payload.digest},
+            *({"parent": digest, "relation": "packed", "child": payload.digest} for digest in files.values()),
             {"parent": f"run:{trained['run']}", "relation": "packed", "child": payload.digest},
         ],
     }

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shipworthy.bundle.format import ONNX, SOURCE, is_data_file
 from shipworthy.contract.types import Contract
 from shipworthy.data.columns import encode, target_array
 from shipworthy.kernel.ids import make_id
@@ -15,6 +16,7 @@ from shipworthy.training.job import TrainingJob
 from shipworthy.training.reach import edge_columns
 from shipworthy.training.run import Candidate
 from shipworthy.training.run import train as run_training
+from shipworthy.workflows.project import Parts
 from shipworthy.workflows.shipping import Shipping, environment_versions
 from shipworthy.workflows.stages.folders import artefact_entry, work_folder
 from shipworthy.workflows.stages.rows import parted, snapshot_node
@@ -23,7 +25,7 @@ Outputs = dict[str, Any]
 
 
 def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, str]) -> Outputs:
-    """A snapshot to a candidate: the user's code in its own process, its model in ONNX, parity proven."""
+    """A snapshot to a candidate: the user's code in its own process, its model as it is served, parity proven."""
     parts, contract = shipping.parts, shipping.contract
     frame, places = parted(parts, contract, ingested)
     matrix, target = encode(contract, frame), target_array(contract, frame)
@@ -39,6 +41,8 @@ def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, st
         seed=contract.training.seed,
         timeout_s=contract.training.timeout,
         memory_bytes=contract.training.memory,
+        python=contract.serving.python.file if contract.serving.python else None,
+        python_memory_bytes=contract.serving.python.memory if contract.serving.python else 0,
         train=matrix[places.train],
         train_target=target[places.train],
         calibrate=matrix[places.calibrate],
@@ -48,7 +52,7 @@ def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, st
         shipping.tell("train", f"training on {len(places.train):,} rows with {len(job.columns)} columns")
         candidate = run_training(job, work, shipping.environment)
         artefacts = {
-            "model": parts.artefacts.put_bytes(candidate.model_path.read_bytes(), "model/onnx").digest,
+            **_keep_model(parts, candidate),
             "answers": parts.artefacts.put_bytes(_pack_answers(candidate), "answers/npz").digest,
             "log": parts.artefacts.put_bytes(candidate.log.read_bytes(), "training-log").digest,
         }
@@ -82,11 +86,30 @@ def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, st
                 {"parent": f"file:{file}@{digest}", "relation": "ran", "child": f"run:{run}"}
                 for file, digest in code.items()
             ),
-            {"parent": f"run:{run}", "relation": "made", "child": artefacts["model"]},
+            *(
+                {"parent": f"run:{run}", "relation": "made", "child": digest}
+                for digest in model_files(contract, artefacts).values()
+            ),
         ],
     }
     shipping.record(Event("run.finished", f"run:{run}", parts.actor, body, parts.rule))
     return outputs
+
+
+def model_files(contract: Contract, artefacts: Mapping[str, str]) -> dict[str, str]:
+    """The digests of a trained model's files, by their names in a payload."""
+    main = ONNX if contract.serving.python is None else SOURCE
+    return {main: artefacts["model"]} | {name: digest for name, digest in artefacts.items() if is_data_file(name)}
+
+
+def _keep_model(parts: Parts, candidate: Candidate) -> dict[str, str]:
+    kinds = {ONNX: "model/onnx", SOURCE: "model/python"}
+    return {
+        "model" if name in kinds else name: parts.artefacts.put_bytes(
+            path.read_bytes(), kinds.get(name, "model/data")
+        ).digest
+        for name, path in candidate.model.items()
+    }
 
 
 def categories(contract: Contract) -> dict[str, tuple[str, ...]]:
