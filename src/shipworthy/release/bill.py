@@ -42,7 +42,7 @@ def bill_of_materials(
         system: the system's name.
         version: of the release.
         payload: digest of the payload.
-        model: digest of the ONNX model.
+        model: digest of the ONNX model, or of the source of a Python model.
         model_kind: in the words of its library.
         packages: what training loaded.
         created: RFC 3339, UTC.

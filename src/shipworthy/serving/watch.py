@@ -83,7 +83,7 @@ async def watch_live(
         last = answering.state
         loader.submit(lambda last=last, done=done: _load_beside(loop, places, make_runtime, last, vault, done))  # type: ignore[misc]
         try:
-            last, state = answering.state, await done
+            state = await done
             answering.switch(state)
             _let_go(last, state)
             keep_good(live, signature, good)
