@@ -22,6 +22,9 @@ from shipworthy.serving.consumer_settings import ConsumerSettings
 from tests.brokers import Broker
 from tests.serving.conftest import Place
 
+TOP = Path(__file__).parents[2]
+MODULE = "shipworthy.serving.consumer_process"
+
 Sent = tuple[Any, dict[str, Any]]  # a body, and properties of its message
 
 
@@ -63,13 +66,17 @@ def consumer_settings(place: Place, broker: Broker, **changes: Any) -> ConsumerS
 
 
 def start_consumer(
-    settings: ConsumerSettings, url: str, stderr: Path, script: Path | None = None, **environ: str
+    settings: ConsumerSettings, url: str, stderr: Path, module: str = MODULE, **environ: str
 ) -> Consumed:
-    program = ["-m", "shipworthy.serving.consumer_process"] if script is None else [str(script)]
-    command = [sys.executable, *program, "--settings", msgspec.json.encode(settings).decode()]
+    command = [sys.executable, "-m", module, "--settings", msgspec.json.encode(settings).decode()]
     with open(stderr, "ab") as log:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"BROKER_URL": url} | environ
+            command,
+            cwd=TOP,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"BROKER_URL": url} | environ,
         )
     return Consumed(process, stderr)
 
@@ -116,13 +123,16 @@ def receive(url: str, count: int, queue: str = "answers", timeout_s: float = 30)
     found: list[Got] = []
     end = time.monotonic() + timeout_s
     with channel_of(url) as channel:
+        channel.basic_qos(prefetch_count=100)
         while len(found) < count and time.monotonic() < end:
-            method, properties, body = channel.basic_get(queue)
-            if method is None:
-                time.sleep(0.02)
-            else:
-                channel.basic_ack(method.delivery_tag)
+            for method, properties, body in channel.consume(queue, inactivity_timeout=min(0.2, timeout_s)):
+                if method is None:
+                    break
                 found.append(Got(body, properties))
+                channel.basic_ack(method.delivery_tag)
+                if len(found) == count:
+                    break
+            channel.cancel()
     return found
 
 

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pika.exceptions import AMQPError
 
@@ -24,6 +25,7 @@ from tests.certificates import Authority
 from tests.conftest import Seen
 from tests.serving.conftest import Place, good_request, loans_policy
 from tests.serving.consuming import (
+    MODULE,
     Cable,
     Consumed,
     by_id,
@@ -40,7 +42,7 @@ from tests.serving.consuming import (
 pytestmark = pytest.mark.skipif(not has_broker(), reason="needs Debian's package rabbitmq-server")
 
 KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "4"))
-FAULTY = Path(__file__).with_name("faulty_consumer.py")
+FAULTY = "tests.serving.faulty_consumer"
 QUEUES = ("requests", "answers", "dead", "classic")
 
 
@@ -67,9 +69,9 @@ def consume(place: Place, broker: Broker, tmp_path: Path) -> Iterator[Callable[.
     place.deploy(place.publish(1))
     started: list[Consumed] = []
 
-    def start(script: Path | None = None, environ: dict[str, str] | None = None, **changes: Any) -> Consumed:
+    def start(module: str = MODULE, environ: dict[str, str] | None = None, **changes: Any) -> Consumed:
         settings = consumer_settings(place, broker, **changes)
-        started.append(start_consumer(settings, broker.url, tmp_path / "stderr", script, **(environ or {})))
+        started.append(start_consumer(settings, broker.url, tmp_path / "stderr", module, **(environ or {})))
         return started[-1].wait_ready()
 
     yield start
@@ -339,16 +341,17 @@ def test_shared_traffic_keeps_a_subject_with_its_release(
     consume: Callable[..., Consumed], broker: Broker, place: Place
 ):
     consumer = consume(metrics_port=0)
-    place.deploy(place.publish(1), place.publish(2), shares=(0.5, 0.5))
+    releases = (place.publish(version) for version in (1, 2))
+    place.deploy(*(msgspec.structs.replace(release, share=0.5) for release in releases))
     until(lambda: len(health(consumer)["releases"]) == 2)
     people = [f"person-{number}" for number in range(20)]
     asked = [(f"{person} {turn}", person) for turn in range(3) for person in people]
     requests = [{**request(name), "context": {**good_request()["context"], "applicant": who}} for name, who in asked]
     send(broker.url, [message(document) for document in requests])
     answers = by_id(receive(broker.url, len(asked)))
-    releases = {person: {answers[f"{person} {turn}"][0]["release"] for turn in range(3)} for person in people}
-    assert all(len(found) == 1 for found in releases.values())
-    assert set.union(*releases.values()) == {"loans:1", "loans:2"}
+    found = {person: {answers[f"{person} {turn}"][0]["release"] for turn in range(3)} for person in people}
+    assert all(len(one) == 1 for one in found.values())
+    assert set.union(*found.values()) == {"loans:1", "loans:2"}
 
 
 def test_told_to_stop_it_finishes_what_it_has_begun_and_leaves_the_rest(

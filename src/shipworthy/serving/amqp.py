@@ -61,7 +61,7 @@ class Link:
         self._connection = connection
         self._channel = channel
         self._inbox: asyncio.Queue[Delivery | None] = asyncio.Queue()  # None: there will be no more
-        self._is_lost = False
+        self._loss: ShipworthyError | None = None
 
     async def consume(self) -> None:
         """Let messages come.
@@ -79,15 +79,15 @@ class Link:
         """The messages that are there, at least one and at most `limit`; none once it was ended.
 
         Raises:
-            UnavailableError: the connection is lost.
+            UnavailableError: the connection is lost, or a reply could not be published.
         """
         taken: list[Delivery] = []
         while not taken or (len(taken) < limit and not self._inbox.empty()):
             delivery = await self._inbox.get()
             if delivery is None:
                 self._inbox.put_nowait(None)  # it holds for ever
-                if self._is_lost:
-                    raise UnavailableError("the connection was lost, or the queue is gone")
+                if self._loss is not None:
+                    raise self._loss
                 break
             taken.append(delivery)
         return taken
@@ -97,6 +97,11 @@ class Link:
         while not self._inbox.empty():
             self._inbox.get_nowait()
         self._inbox.put_nowait(None)
+
+    def fail(self, loss: ShipworthyError) -> None:
+        """Take nothing more by this connection, for it is of no use."""
+        self._loss = self._loss or loss
+        self.end()
 
     async def reply(self, deliveries: Sequence[Delivery], replies: Sequence[Reply]) -> int:
         """Publish a reply to each, and acknowledge all up to the last once the broker has them; how many were buried.
@@ -131,8 +136,7 @@ class Link:
         self._inbox.put_nowait(Delivery(message, delivered.delivery_tag or 0, properties))
 
     def _lose(self, _: object) -> None:
-        self._is_lost = True
-        self._inbox.put_nowait(None)
+        self.fail(UnavailableError("the connection was lost, or the queue is gone"))
 
     async def _publish(self, delivery: Delivery, reply: Reply) -> None:
         properties = Basic.Properties(

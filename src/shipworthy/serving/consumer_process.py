@@ -248,7 +248,11 @@ class _Process:
                 publishing.exception()  # seen: the loss that it tells of is known
 
     async def _publish(self, link: "Link", deliveries: "list[Delivery]", replies: list[Reply]) -> None:
-        self._counts.dead += await link.reply(deliveries, replies)
+        try:
+            self._counts.dead += await link.reply(deliveries, replies)
+        except UnavailableError as error:
+            link.fail(error)
+            raise
         self._counts.published += len(replies)
 
     def _render(self) -> bytes:
