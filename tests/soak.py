@@ -247,6 +247,12 @@ ROWS = (
         ("tests/serving/test_admission.py",),
     ),
     Row(
+        "E7",
+        "the peak that the contract declares, for as many seconds: every request is answered by the model",
+        ("tests/stories/test_loadtest.py::test_the_peak_that_the_contract_declares_is_held",),
+        600,
+    ),
+    Row(
         "F25",
         "slow, huge, malformed and smuggled requests: refused, bounded, and others are answered",
         ("tests/serving/test_hostile.py",),
