@@ -1,11 +1,11 @@
 """Serving one row: our server, guards on and each record on disk, against the same server answering a constant.
 
 `python bench/serving.py [--seconds S] [--rounds R]` prints requests/s, p50 and p99 at 1, 16 and 64 connections, CPU,
-memory, the time from start to first answer, and what it costs to ask for a token, to use TLS and to give reasons with
-each answer; with the extra `bench`, also what an expert writes with FastAPI, uvicorn (uvloop, httptools) and ONNX
-Runtime on the same model, without guards or records. The server has one core and the load another, where there are
-two; `wrk` makes the load where it is installed. Rounds take turns between the servers and the median counts: compare
-ratios within one run.
+memory, the time from start to first answer, and what it costs to ask for a token, to use TLS, to give reasons with each
+answer and to tell rows unlike the training rows; with the extra `bench`, also what an expert writes with FastAPI,
+uvicorn (uvloop, httptools) and ONNX Runtime on the same model, without guards or records. The server has one core and
+the load another, where there are two; `wrk` makes the load where it is installed. Rounds take turns between the servers
+and the median counts: compare ratios within one run.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ from shipworthy.bundle.format import (
     DeployedRelease,
     Deployment,
     FeatureField,
+    Novelty,
+    NoveltyColumn,
     Policy,
     ReleasePredicate,
     ReleaseStatement,
@@ -58,6 +60,7 @@ from shipworthy.security.signing import sign_envelope
 from shipworthy.security.tokens import mint_token
 from shipworthy.security.vault import Vault
 from shipworthy.serving.settings import ServerSettings
+from shipworthy.stats.novelty import fit_precision, number_marginal
 
 FEATURES = 23
 CONNECTIONS = (1, 16, 64)
@@ -176,7 +179,7 @@ def build_model() -> bytes:
 
 
 def deploy(
-    root: Path, model: bytes, durability: str, vault: Vault | None = None, *, reasons: int = 0
+    root: Path, model: bytes, durability: str, vault: Vault | None = None, *, reasons: int = 0, told: bool = False
 ) -> ServerSettings:
     names = tuple(f"f{i:02d}" for i in range(FEATURES))
     schema = Schema(
@@ -197,13 +200,16 @@ def deploy(
         encryption="off" if vault is None else "at_rest",
         reasons=reasons,
         reasons_always=reasons > 0,
+        out_of_distribution="warn" if told else "off",
     )
     columns = tuple(ColumnBaseline(name=name, rows=1, missing=0, reference=0.0) for name in names)
     files = {
         "model.onnx": model,
         "schema.json": msgspec.json.encode(schema),
         "policy.json": msgspec.json.encode(policy),
-        "baselines.json": msgspec.json.encode(Baselines(columns=columns)),
+        "baselines.json": msgspec.json.encode(
+            Baselines(columns=columns, novelty=learn_novelty(names) if told else None)
+        ),
     }
     key = SigningKey.from_seed("bench", bytes(32))
     key.public.write_public(root / "keys" / "bench.pub")
@@ -241,6 +247,15 @@ def deploy(
     return ServerSettings(
         live=str(live), records=str(root / "records" / "local"), keys=str(root / "keys"), port=0, open=True
     )
+
+
+def learn_novelty(names: tuple[str, ...]) -> Novelty:
+    """What tells rows unlike the model's; the one that is asked is not beyond the limit."""
+    rows = np.random.default_rng(7).normal(size=(5000, FEATURES)).astype(np.float32)
+    marginals = tuple(number_marginal(rows[:, at]) for at in range(FEATURES))
+    columns = tuple(NoveltyColumn(name=name, **asdict(one)) for name, one in zip(names, marginals, strict=True))
+    precision = tuple(map(tuple, fit_precision(marginals, rows).tolist()))
+    return Novelty(columns=columns, precision=precision, limit=1e9, share=0.005, rows=5000)
 
 
 class Caller(asyncio.Protocol):
@@ -416,11 +431,14 @@ def main() -> None:
         "sync, token": {"open": False},
         "sync, token, TLS": {"open": False, "tls_cert": cert, "tls_key": key},
         "sync, 3 reasons": {},
+        "sync, strange rows": {},
         "async": {},
         "off": {},
     }
     for name, changes in variants.items():
-        settings = deploy(root / name, model, name.partition(",")[0], reasons=3 if "reasons" in name else 0)
+        settings = deploy(
+            root / name, model, name.partition(",")[0], reasons=3 if "reasons" in name else 0, told="strange" in name
+        )
         settings = msgspec.structs.replace(settings, **changes)
         command = [python, "-m", "shipworthy.serving.server", "--settings", msgspec.json.encode(settings).decode()]
         servers[f"shipworthy, records {name}"] = command

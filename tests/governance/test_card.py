@@ -9,6 +9,7 @@ import pytest
 from shipworthy.bundle.format import ActionBand, Calibration, FallbackRule, Intervals, Policy
 from shipworthy.contract.parse import parse_contract
 from shipworthy.evaluation.faithfulness import Faithfulness
+from shipworthy.evaluation.novelty import Found, Strange
 from shipworthy.gates.verdict import Verdict
 from shipworthy.governance.card import CardFacts, DataFacts, TrainingFacts, model_card
 
@@ -113,6 +114,21 @@ def test_the_card_says_how_faithful_reasons_are(facts: Any) -> None:
         "of an answer's first 3, 80% are among the exact first 3; by chance 25%",
         "the first reason is the exact first in 75%",
         "97% say the same direction",
+    ):
+        assert words in card
+
+
+def test_the_card_says_how_strange_rows_are_told(facts: Any) -> None:
+    assert "training rows\n\nThey are not told from others.\n" in model_card(facts)
+    told = dataclasses.replace(facts, policy=msgspec.structs.replace(POLICY, out_of_distribution="review"))
+    assert "A person looks at them. Evidence: not evidenced" in model_card(told)
+    gone, some = Strange(100, 100, 0), Strange(1000, 200, 600)
+    found = Found(0.005, "review", 2000, 12, (0.0034, 0.0105), some, some, gone)
+    card = model_card(dataclasses.replace(told, novelty=found.to_json()))
+    for words in (
+        "of 2,000 ordinary test rows 0.60% are taken for one (0.34% to 1.05%); declared are 0.50%",
+        "- two numbers swapped: ranges refuse 20%, 75% of the others are found",
+        "as far again as they reach: ranges refuse 100%, none is left",
     ):
         assert words in card
 
