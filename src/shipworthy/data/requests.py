@@ -111,17 +111,41 @@ def _objects(fields: Sequence[Field], plan: RequestPlan, rows: pl.DataFrame) -> 
     ]
 
 
-def _values(field: Field, rows: pl.DataFrame, pattern: str) -> list[Any]:
-    """The values as JSON has them; what is not of the field's type as it was read."""
+@dataclass(frozen=True, slots=True)
+class Values:
+    """One column of a table, read; each series has a value for each row."""
+
+    sent: pl.Series  # as JSON has them; null where missing, and where `odd` says so
+    typed: pl.Series  # of the contract's type, moments in UTC; null where missing or odd
+    known: pl.Series  # as read, without what means missing
+    odd: pl.Series  # whether it is not of the column's type
+
+
+def read_values(field: Field, rows: pl.DataFrame, pattern: str = "") -> Values:
+    """The column of `field`, which `rows` has.
+
+    Args:
+        field: of the schema.
+        rows: some rows of a table.
+        pattern: of a datetime's texts.
+    """
     column = Column(type=field.kind, values=field.values, zone=field.zone)
     known = rows.select(cleaned(field.name, column, rows.schema[field.name]))
-    values = known.select(typed(field.name, column, known.schema[field.name], pattern)).to_series()
-    odd = values.is_null() & known.to_series().is_not_null()
+    held = known.to_series()
+    values = known.select(typed(field.name, column, held.dtype, pattern)).to_series()
+    odd = values.is_null() & held.is_not_null()
+    sent = values
     if field.kind == "datetime":
-        values = known.to_series() if pattern.startswith(ISO) else values.dt.strftime(MOMENT)
-    found: list[Any] = values.to_list()
-    for place in odd.arg_true().to_list():
-        raw = known[place, 0]
+        sent = held.set(odd, None) if pattern.startswith(ISO) else values.dt.strftime(MOMENT)
+    return Values(sent, values, held, odd)
+
+
+def _values(field: Field, rows: pl.DataFrame, pattern: str) -> list[Any]:
+    """The values as JSON has them; what is not of the field's type as it was read."""
+    read = read_values(field, rows, pattern)
+    found: list[Any] = read.sent.to_list()
+    for place in read.odd.arg_true().to_list():
+        raw = read.known[place]
         found[place] = raw if isinstance(raw, str | int | float) else str(raw)
     return found
 

@@ -9,7 +9,7 @@ import re
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
@@ -124,11 +124,22 @@ def read_as(directory: Path, kind: type[T], vault: Vault | None = None) -> Itera
     return _read_all(list_segments(directory), kind, vault)
 
 
+def read_segment_as(segment: Path, kind: type[T], vault: Vault | None = None) -> Iterator[T]:
+    """Every whole frame of one segment as a `kind`; see `read_as`."""
+    return _read_all([segment], kind, vault)
+
+
 def _read_all(segments: Iterable[Path], kind: type[T], vault: Vault | None) -> Iterator[T]:
     decoder = msgspec.msgpack.Decoder(kind)
     for segment in segments:
         for content in _contents(segment, vault):
             yield decoder.decode(content)
+
+
+def read_places(segment: Path, kind: type[T], places: Collection[int], vault: Vault | None = None) -> list[T]:
+    """The records of a segment that stand at `places`, counted from 0, in its order."""
+    decoder, wanted = msgspec.msgpack.Decoder(kind), frozenset(places)
+    return [decoder.decode(content) for place, content in enumerate(_contents(segment, vault)) if place in wanted]
 
 
 def read_newest(

@@ -8,12 +8,15 @@ from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from shipworthy.bundle.format import Policy
 from shipworthy.kernel.errors import ConflictError, ShipworthyError, StorageError, UsageError
 from shipworthy.serving.answer import Answer
+from shipworthy.serving.policy import Decisions
+from shipworthy.serving.servable import Servable
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 PROBLEM = "problem"
@@ -131,6 +134,35 @@ def answer_frame(answers: Sequence[Answer | str], schema: Mapping[str, pl.DataTy
         columns.append(pl.Series(name, values, dtype=kind, strict=False))  # a number may stand among actions
     problems = [answer if isinstance(answer, str) else None for answer in answers]
     return pl.DataFrame(columns).with_columns(pl.Series(PROBLEM, problems, dtype=pl.String))
+
+
+def decided_frame(
+    servable: Servable, decided: Decisions, prediction_ids: Sequence[str], schema: Mapping[str, pl.DataType]
+) -> pl.DataFrame:
+    """What a model and its policy said of n valid rows, as `answer_frame` has it of one after the other."""
+    count, classes = len(prediction_ids), servable.policy.classes
+    columns: dict[str, Any] = {
+        "prediction": decided.prediction,
+        "confidence": decided.confidence,
+        "decision": decided.decision,
+        "prediction_id": prediction_ids,
+    }
+    if decided.probability is not None:
+        columns |= {f"probability_{label}": decided.probability[:, place] for place, label in enumerate(classes)}
+    if decided.interval is not None:
+        columns |= {"interval_low": decided.interval[:, 0], "interval_high": decided.interval[:, 1]}
+    review = pl.Series(decided.review)
+    same = {"source": "model", "release": servable.release}
+    series = []
+    for name, kind in schema.items():
+        if name == "handling":
+            series.append(pl.select(pl.when(review).then(pl.lit("review")).otherwise(pl.lit("automatic"))).to_series())
+        elif name in columns:
+            series.append(pl.Series(name, columns[name], dtype=kind, strict=False))
+        else:
+            series.append(pl.repeat(same.get(name), count, dtype=kind, eager=True))
+        series[-1] = series[-1].alias(name)
+    return pl.DataFrame(series)
 
 
 def _reader(name: str) -> Callable[[Answer], object]:

@@ -5,39 +5,44 @@ recorded answer, and no row is lost: one that is refused stands in the answers w
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from shipworthy.data.requests import RequestPlan, make_requests, plan_requests, read_ids
 from shipworthy.data.sources import SourceRead, read_file
 from shipworthy.kernel.errors import NotFoundError, StorageError
 from shipworthy.ledger.events import Event
-from shipworthy.records.read import read_as
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.access import Principal
 from shipworthy.serving.answer import Answer, IdMint, answer_fallback, answer_model, record_answer
-from shipworthy.serving.decode import InvalidRequestError, Sample
-from shipworthy.serving.job import Job
+from shipworthy.serving.decode import MAX_ID, InvalidRequestError, Sample
 from shipworthy.serving.live import LiveState, load_live
 from shipworthy.serving.pace import MAX_RUN_ROWS
 from shipworthy.serving.path import infer
-from shipworthy.serving.router import choose_release, unit_of
+from shipworthy.serving.policy import Decided, Decisions, decide
+from shipworthy.serving.router import STICKY, choose_release, unit_of
 from shipworthy.serving.runtimes.load import load_patiently
 from shipworthy.serving.servable import Servable
-from shipworthy.workflows.answers import answer_frame, answer_schema, draft, judge_destination, judge_names
+from shipworthy.workflows.answers import answer_frame, answer_schema, decided_frame, draft, judge_destination, judge_names
+from shipworthy.workflows.columnar import Judged, judge_rows
 from shipworthy.workflows.gate import permit
 from shipworthy.workflows.project import Parts
+from shipworthy.workflows.recall import Earlier, Recall, hash_ids
+from shipworthy.workflows.recording import Occasion, record_rows
 from shipworthy.workflows.segments import record_closed_segments
 
 WORKER = "score"
-CHUNK_ROWS = 16 * MAX_RUN_ROWS  # recorded with one sync, then written out
+CHUNK_ROWS = 128 * MAX_RUN_ROWS  # recorded with one sync, then written out
 NOT_RECORDED = "the prediction cannot be recorded, so it is not answered"
 OTHER_INPUTS = "answered earlier with other inputs: this is the recorded answer"
 SHOWN_REASONS = 10
@@ -66,23 +71,6 @@ class ScoreReport:
         """The document that `score --json` prints."""
         document: dict[str, Any] = msgspec.to_builtins(self)
         return document | {"seconds": round(self.seconds, 3)}
-
-
-class Earlier(msgspec.Struct):
-    """What of a record its answer is made of."""
-
-    prediction_id: str
-    release: str
-    id: str | None = None
-    inputs: Any = None
-    prediction: str | float | None = None
-    probability: dict[str, float] | None = None
-    interval: tuple[float, float] | None = None
-    confidence: float | None = None
-    decision: str | float = ""
-    source: str = "model"
-    handling: str = "automatic"
-    warnings: list[str] = []
 
 
 def score(
@@ -125,15 +113,25 @@ def score(
     schema = answer_schema([servable.policy for servable in live.servables])
     judge_names(list(read.names.values()), schema, source)
     rows = read.rows
+    names = pl.Series(read_ids(read.frame[plan.key]), dtype=pl.String) if plan.key else pl.Series([f"row:{read.digest[7:23]}:{n:012}" for n in range(read.frame.height)])
+    recall = Recall([names], parts.project.records(environment), parts.project.vault)
     with _open_writer(parts, environment, live) as writer, draft(destination, suffix) as out:
-        scorer = Scorer(parts, environment, live, plan, writer)
-        scorer.recall(read.frame)
-        for start in range(0, read.frame.height, CHUNK_ROWS):
-            chunk = read.frame[start : start + CHUNK_ROWS]
-            answers = answer_frame(scorer.answer(chunk), schema)
-            out.append(chunk.rename(dict(read.names)).hstack(answers))
-            if tell is not None:
-                tell(start + chunk.height, rows)
+        scorer = Scorer(parts, environment, live, plan, writer, recall)
+        def chunks():
+            for start in range(0, read.frame.height, CHUNK_ROWS):
+                yield read.frame[start : start + CHUNK_ROWS], names[start : start + CHUNK_ROWS]
+        def finish(chunk, ready, run):
+            out.append(chunk.rename(dict(read.names)).hstack(scorer.finish(ready, run.result())))
+        with ThreadPoolExecutor(1) as model, ThreadPoolExecutor(1) as disk:
+            waiting = deque()
+            for chunk, ids in chunks():
+                ready = scorer.make_ready(chunk, ids)
+                waiting.append(disk.submit(finish, chunk, ready, model.submit(scorer.run, ready)))
+                if len(waiting) > 2:
+                    waiting.popleft().result()
+                if tell is not None:
+                    tell(scorer.counts.rows, rows)
+            for w in waiting: w.result()
         if read.malformed.height:
             out.append(_malformed(read, schema, scorer))
         if writer is not None:
@@ -175,24 +173,60 @@ def _malformed(read: SourceRead, schema: dict[str, pl.DataType], scorer: "Scorer
     """The rows that could not be parted in fields, with their line and text as the problem."""
     problems = []
     for line, text, reason in read.malformed.iter_rows():
-        scorer.refuse(reason)
+        scorer.refuse_malformed([reason])
         problems.append(f"line {line}: {reason}: {text}")
     empty = pl.DataFrame(schema={read.names[name]: kind for name, kind in read.frame.schema.items()})
     return pl.concat([empty, answer_frame(problems, schema)], how="diagonal")
 
 
-@dataclass(slots=True)
-class _Counts:
-    answers: Counter[tuple[str, str]] = field(default_factory=Counter)  # by source and handling
-    releases: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
+class Counts(msgspec.Struct):
+    """What became of rows so far."""
+
+    rows: int = 0
+    answers: dict[str, int] = {}  # by source
+    review: int = 0
+    releases: dict[str, int] = {}
+    reasons: dict[str, int] = {}
     refused: int = 0
     before: int = 0
     dropped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows of a chunk that need nothing special and that one release answers."""
+
+    servable: Servable
+    places: NDArray[np.intp]
+    matrix: NDArray[np.float32]
+    sent: Mapping[str, pl.Series]  # of all rows of the chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A chunk that was read and judged."""
+
+    rows: pl.DataFrame
+    names: pl.Series  # the id of each row
+    arrived: float  # monotonic seconds
+    groups: list[_Group]
+    single: list[tuple[int, Servable, Sample]]  # rows that the row decoder took
+    settled: dict[int, Answer | str]  # recorded answers and refusals
+    counts: Counts  # of what is settled
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """What the model and the policy say of a chunk."""
+
+    groups: list[tuple[_Group, NDArray[np.intp], Decisions]]  # with the places that have a usable output
+    single: list[tuple[int, Servable, Sample, Decided | str]]
+
+
 class Scorer:
     """Answers the rows of one table, chunk by chunk, each id once.
+
+    A chunk is made ready, then run, then finished; the three may be done by three threads, each in the order of chunks.
 
     Args:
         parts: clock, chance and the project's records.
@@ -200,81 +234,190 @@ class Scorer:
         live: the releases that share the traffic.
         plan: how the table's rows become requests.
         writer: where records go; None where no policy keeps any.
+        recall: what of the table is on record.
     """
 
     def __init__(
-        self, parts: Parts, environment: str, live: LiveState, plan: RequestPlan, writer: SegmentWriter | None
+        self,
+        parts: Parts,
+        environment: str,
+        live: LiveState,
+        plan: RequestPlan,
+        writer: SegmentWriter | None,
+        recall: Recall,
     ) -> None:
         self._parts = parts
         self._environment = environment
         self._live = live
         self._plan = plan
         self._writer = writer
+        self._recall = recall
         self._shares = [release.share for release in live.deployment.releases]
+        self._schema = answer_schema([servable.policy for servable in live.servables])
         self._mint = IdMint(parts.now, parts.entropy)
         self._encode = msgspec.msgpack.Encoder().encode
-        self._earlier: dict[str, Earlier] = {}
-        self._seen: set[str] = set()
-        self._counts = _Counts()
-        self._unsticky = 0
+        self._seen: set[str] = set()  # of the ids that stand in several rows
+        self.counts = Counts()
 
-    def recall(self, frame: pl.DataFrame) -> None:
-        """Find what of `frame` was answered before, by its ids.
+    def make_ready(self, rows: pl.DataFrame, names: pl.Series) -> _Ready:
+        """Judge a chunk, and find what of it is on record.
 
-        Raises:
-            IntegrityError: a record segment is damaged.
+        Args:
+            rows: of the table, by identifiers.
+            names: the id of each row; null where it has none.
         """
-        if self._plan.key is None:
-            return
-        asked = set(read_ids(frame[self._plan.key]))
-        project = self._parts.project
-        for found in read_as(project.records(self._environment), Earlier, project.vault):
-            if found.id is not None and found.id in asked:
-                self._earlier.setdefault(found.id, found)
-
-    def answer(self, chunk: pl.DataFrame) -> list[Answer | str]:
-        """The answer of each row, recorded; or the problem for which it was refused."""
-        outcomes: list[Answer | str | None] = []
-        runs: dict[str, list[tuple[int, Job]]] = {}
         arrived = time.monotonic()
-        for place, request in enumerate(make_requests(self._plan, chunk)):
-            try:
-                servable, sample = self._choose(request)
-            except InvalidRequestError as error:
-                outcomes.append(self._refuse_fields(error))
-                continue
-            outcomes.append(self._judge_id(sample))
-            if outcomes[-1] is None:
-                runs.setdefault(servable.digest, []).append((place, Job(servable, sample, arrived, _ignore)))
-        for jobs in runs.values():
-            answers = self._run([job for _, job in jobs])
-            for (place, _), answer in zip(jobs, answers, strict=True):
-                outcomes[place] = answer
-        return [self._count(outcome) for outcome in outcomes]
+        hashes = hash_ids(names)
+        earlier = self._recall.find(names, hashes)
+        nameable = names.str.len_chars().is_between(1, MAX_ID).fill_null(False).to_numpy()
+        simple = nameable & ~self._recall.may_repeat(hashes)
+        if earlier:
+            simple &= ~names.is_in(list(earlier)).fill_null(False).to_numpy()
+        groups = self._group(rows, names, simple)
+        plain = np.zeros(rows.height, dtype=np.bool_)
+        for group in groups:
+            plain[group.places] = True
+        ready = _Ready(rows, names, arrived, groups, [], {}, Counts())
+        self._take_singly(ready, np.flatnonzero(~plain), hashes, earlier)
+        return ready
 
-    def refuse(self, reason: str) -> None:
-        """Count a row that has no answer."""
-        self._counts.refused += 1
-        self._counts.reasons[reason] += 1
+    def run(self, ready: _Ready) -> _Ran:
+        """Ask the model and the policy."""
+        ran = _Ran([], [])
+        single = list(ready.single)
+        for group in ready.groups:
+            places, decided = _run_group(group)
+            if len(places):
+                ran.groups.append((group, places, decided))
+            if len(places) < len(group.places):  # the row decoder has what a fallback reads
+                failed = np.setdiff1d(group.places, places)
+                samples = map(group.servable.decoder.decode_object, self._requests(ready.rows, ready.names, failed))
+                single += zip(failed.tolist(), [group.servable] * len(failed), samples, strict=True)
+        by_release: dict[Servable, list[tuple[int, Servable, Sample]]] = {}
+        for row in single:
+            by_release.setdefault(row[1], []).append(row)
+        for servable, taken in by_release.items():
+            for start in range(0, len(taken), MAX_RUN_ROWS):
+                run = taken[start : start + MAX_RUN_ROWS]
+                results = infer(servable, [sample for _, _, sample in run])
+                ran.single.extend((*row, result) for row, result in zip(run, results, strict=True))
+        return ran
+
+    def finish(self, ready: _Ready, ran: _Ran) -> pl.DataFrame:
+        """Record the answers of a chunk, and give them: one row for each of its."""
+        settled = dict(ready.settled)
+        frames: list[tuple[NDArray[np.intp], pl.DataFrame]] = []
+        for servable in self._live.servables:
+            contents: list[bytes] = []
+            answered: list[tuple[NDArray[np.intp], pl.DataFrame]] = []
+            latency_ms = (time.monotonic() - ready.arrived) * 1000
+            occasion = Occasion(self._environment, WORKER, self._parts.now(), latency_ms)
+            keeps = servable.policy.durability != "off" and self._writer is not None
+            for group, places, decided in ran.groups:
+                if group.servable is not servable:
+                    continue
+                minted = self._mint.mint(len(places))
+                if keeps:
+                    sent = _rows_of(group.sent, places)
+                    contents += record_rows(
+                        servable, decided, sent, minted, ready.names.gather(places).to_list(), occasion
+                    )
+                answered.append((places, decided_frame(servable, decided, minted, self._schema)))
+            singles = self._answer_singly([row for row in ran.single if row[1] is servable])
+            if keeps:
+                names = (servable.system, self._environment, WORKER, occasion.time, latency_ms)
+                contents += [self._encode(record_answer(answer, sample, *names)) for _, sample, answer in singles]
+            if not contents or self._record(servable, contents):
+                frames += answered
+                settled |= {place: answer for place, _, answer in singles}
+            else:
+                refused = [place for places, _ in answered for place in places.tolist()]
+                refused += [place for place, _, _ in singles]
+                settled |= dict.fromkeys(refused, NOT_RECORDED)
+                _refuse(self.counts, NOT_RECORDED, len(refused))
+        self.counts.refused += ready.counts.refused
+        self.counts.before += ready.counts.before
+        for reason, rows in ready.counts.reasons.items():
+            _add(self.counts.reasons, reason, rows)
+        return self._count(ready.rows.height, frames, settled)
 
     def report(self, rows: int, seconds: float) -> ScoreReport:
         """What became of the rows."""
-        counts = self._counts
-        answers = counts.answers
+        counts = self.counts
         return ScoreReport(
             rows=rows,
-            answered=answers.total(),
-            fallback=sum(count for (source, _), count in answers.items() if source == "fallback"),
-            review=sum(count for (_, handling), count in answers.items() if handling == "review"),
+            answered=sum(counts.answers.values()),
+            fallback=counts.answers.get("fallback", 0),
+            review=counts.review,
             refused=counts.refused,
             recorded_before=counts.before,
             dropped=counts.dropped,
-            reasons=dict(counts.reasons.most_common(SHOWN_REASONS)),
+            reasons=dict(Counter(counts.reasons).most_common(SHOWN_REASONS)),
             releases=dict(sorted(counts.releases.items())),
             absent=self._plan.absent,
             has_ids=self._plan.key is not None,
             seconds=seconds,
         )
+
+    def refuse_malformed(self, reasons: Sequence[str]) -> None:
+        """Count rows that could not be parted in fields."""
+        self.counts.rows += len(reasons)
+        for reason in reasons:
+            _refuse(self.counts, reason)
+
+    # --- making ready
+
+    def _group(self, rows: pl.DataFrame, names: pl.Series, simple: NDArray[np.bool_]) -> list[_Group]:
+        """The rows that need nothing special, by the release that answers them."""
+        primary = self._live.primary
+        first = judge_rows(primary.schema, self._plan, rows)
+        simple = simple & first.plain
+        if len(self._live.servables) == 1:
+            return _grouped(primary, simple, first)
+        units = self._units(names, first)
+        chosen = np.full(rows.height, -1)
+        for place in np.flatnonzero(simple).tolist():
+            chosen[place] = choose_release(self._shares, self._live.deployment.salt, units[place])
+        groups: list[_Group] = []
+        for number, servable in enumerate(self._live.servables):
+            judged = first if servable is primary else judge_rows(servable.schema, self._plan, rows)
+            groups += _grouped(servable, (chosen == number) & judged.plain, judged)
+        return groups
+
+    def _units(self, names: pl.Series, judged: Judged) -> list[str]:
+        """As `serving.router.unit_of` has them, of rows that need nothing special."""
+        units: list[Any] = [None] * len(names)
+        for role in STICKY[self._live.deployment.unit]:
+            for field in self._live.primary.schema.context:
+                if field.role == role:
+                    given = judged.sent[field.name].to_list()
+                    units = [there if there is not None else value for there, value in zip(units, given, strict=True)]
+        return [str(name if unit is None else unit) for unit, name in zip(units, names.to_list(), strict=True)]
+
+    def _take_singly(
+        self, ready: _Ready, places: NDArray[np.intp], hashes: NDArray[np.uint64], earlier: Mapping[str, Earlier]
+    ) -> None:
+        """What the row decoder says of each of these rows: a sample, or how the row is settled."""
+        repeats = self._recall.may_repeat(hashes[places]).tolist()
+        requests = self._requests(ready.rows, ready.names, places)
+        for place, request, may_repeat in zip(places.tolist(), requests, repeats, strict=True):
+            try:
+                servable, sample = self._choose(request)
+            except InvalidRequestError as error:
+                ready.settled[place] = _refuse_fields(ready.counts, error)
+                continue
+            settled = self._judge_id(ready.counts, sample, may_repeat, earlier)
+            if settled is None:
+                ready.single.append((place, servable, sample))
+            else:
+                ready.settled[place] = settled
+
+    def _requests(self, rows: pl.DataFrame, names: pl.Series, places: NDArray[np.intp]) -> list[dict[str, Any]]:
+        requests = make_requests(self._plan, rows[places])
+        for request, name in zip(requests, names.gather(places).to_list(), strict=True):
+            if name is not None:
+                request["id"] = name
+        return requests
 
     def _choose(self, request: dict[str, Any]) -> tuple[Servable, Sample]:
         """As the server chooses: by subject, key or id, and in the schema of the release that answers."""
@@ -282,87 +425,136 @@ class Scorer:
         sample = primary.decoder.decode_object(request)
         if len(self._live.servables) == 1:
             return primary, sample
-        unit = unit_of(primary.schema, sample, self._live.deployment.unit)
-        if unit is None:
-            self._unsticky += 1
-            unit = f"{WORKER}:{self._unsticky}"
+        unit = unit_of(primary.schema, sample, self._live.deployment.unit) or ""  # without an id it is refused
         servable = self._live.servables[choose_release(self._shares, self._live.deployment.salt, unit)]
         return servable, sample if servable is primary else servable.decoder.decode_object(request)
 
-    def _judge_id(self, sample: Sample) -> Answer | str | None:
+    def _judge_id(
+        self, counts: Counts, sample: Sample, may_repeat: bool, earlier: Mapping[str, Earlier]
+    ) -> Answer | str | None:
         """The recorded answer, or why there is none, or None if the row is to be answered."""
-        if self._plan.key is None:
-            return None
         if sample.id is None:
-            self.refuse(f"{self._plan.key}: missing")
+            _refuse(counts, f"{self._plan.key}: missing")
             return f"{self._plan.key}: missing; each row needs an id"
-        if sample.id in self._seen:
-            self.refuse(f"{self._plan.key}: repeated")
-            return f"{self._plan.key}: {sample.id!r} stands in an earlier row"
-        self._seen.add(sample.id)
-        earlier = self._earlier.pop(sample.id, None)
-        if earlier is None:
+        if may_repeat:
+            if sample.id in self._seen:
+                _refuse(counts, f"{self._plan.key}: repeated")
+                return f"{self._plan.key}: {sample.id!r} stands in an earlier row"
+            self._seen.add(sample.id)
+        found = earlier.get(sample.id)
+        if found is None:
             return None
-        self._counts.before += 1
-        return _recorded(earlier, sample)
+        counts.before += 1
+        return _recorded(found, sample)
 
-    def _run(self, jobs: Sequence[Job]) -> list[Answer | str]:
-        servable = jobs[0].servable
-        answers: list[Answer] = []
-        minted = self._mint.mint(len(jobs))
-        for start in range(0, len(jobs), MAX_RUN_ROWS):
-            run = jobs[start : start + MAX_RUN_ROWS]
-            results = infer(servable, [job.sample for job in run])
-            for job, result, prediction_id in zip(run, results, minted[start : start + MAX_RUN_ROWS], strict=True):
-                if isinstance(result, str):
-                    answers.append(answer_fallback(servable, job.sample, result, prediction_id))
-                else:
-                    answers.append(answer_model(servable, job.sample, result, prediction_id))
-        return self._record(servable, jobs, answers)
+    # --- finishing
 
-    def _record(self, servable: Servable, jobs: Sequence[Job], answers: list[Answer]) -> list[Answer | str]:
+    def _answer_singly(
+        self, rows: Sequence[tuple[int, Servable, Sample, Decided | str]]
+    ) -> list[tuple[int, Sample, Answer]]:
+        answers = []
+        for (place, servable, sample, result), prediction_id in zip(rows, self._mint.mint(len(rows)), strict=True):
+            if isinstance(result, str):
+                answer = answer_fallback(servable, sample, result, prediction_id)
+            else:
+                answer = answer_model(servable, sample, result, prediction_id)
+            answers.append((place, sample, answer))
+        return answers
+
+    def _record(self, servable: Servable, contents: list[bytes]) -> bool:
+        """Write the records as the policy wants it; whether the answers may go."""
         policy = servable.policy
-        if policy.durability == "off" or self._writer is None:
-            return [*answers]
-        now, clock = self._parts.now(), time.monotonic()
-        names = (servable.system, self._environment, WORKER)
-        contents = [
-            self._encode(record_answer(answer, job.sample, *names, now, (clock - job.arrived) * 1000))
-            for answer, job in zip(answers, jobs, strict=True)
-        ]
+        if self._writer is None:
+            return True
         try:
-            seal = policy.encryption == "at_rest"
-            self._writer.append(contents, sync=policy.durability == "sync", seal=seal)
+            self._writer.append(contents, sync=policy.durability == "sync", seal=policy.encryption == "at_rest")
         except StorageError:
             if policy.when_full != "drop":
-                return [self._refused_record() for _ in answers]
-            self._counts.dropped += len(answers)
-        return [*answers]
+                return False
+            self.counts.dropped += len(contents)
+        return True
 
-    def _refused_record(self) -> str:
-        self.refuse(NOT_RECORDED)
-        return NOT_RECORDED
+    def _count(
+        self, rows: int, frames: list[tuple[NDArray[np.intp], pl.DataFrame]], settled: Mapping[int, Answer | str]
+    ) -> pl.DataFrame:
+        """The answers in the order of rows, counted."""
+        counts = self.counts
+        counts.rows += rows
+        for places, frame in frames:
+            _add(counts.answers, "model", len(places))
+            counts.review += int((frame["handling"] == "review").sum())
+            _add(counts.releases, frame["release"][0], len(places))
+        for outcome in settled.values():
+            if isinstance(outcome, Answer):
+                _add(counts.answers, outcome.source)
+                counts.review += outcome.handling == "review"
+                _add(counts.releases, outcome.release)
+        if settled:
+            frames = [*frames, (np.array(list(settled)), answer_frame(list(settled.values()), self._schema))]
+        if not frames:
+            return answer_frame([], self._schema)
+        if len(frames) == 1 and not settled:
+            return frames[0][1]
+        order = np.argsort(np.concatenate([places for places, _ in frames]))
+        return pl.concat([frame for _, frame in frames])[order]
 
-    def _refuse_fields(self, error: InvalidRequestError) -> str:
-        self._counts.refused += 1
-        for problem in error.errors:
-            self._counts.reasons[f"{problem.field}: not {problem.expected}"] += 1
-        named = [
-            f"{problem.field}: expected {problem.expected}" + (f", got {problem.got}" if problem.got else "")
-            for problem in error.errors
-        ]
-        return "; ".join(named) or error.detail
 
-    def _count(self, outcome: Answer | str | None) -> Answer | str:
-        if isinstance(outcome, Answer):
-            self._counts.answers[outcome.source, outcome.handling] += 1
-            self._counts.releases[outcome.release] += 1
-            return outcome
-        return outcome or ""
+def _grouped(servable: Servable, taken: NDArray[np.bool_], judged: Judged) -> list[_Group]:
+    places = np.flatnonzero(taken)
+    if not len(places):
+        return []
+    matrix = judged.matrix if len(places) == len(taken) else judged.matrix[places]
+    return [_Group(servable, places, matrix, judged.sent)]
 
 
-def _ignore(outcome: object) -> None:
-    """Answers are read where they are made."""
+def _run_group(group: _Group) -> tuple[NDArray[np.intp], Decisions]:
+    """The rows with a usable output, and what the policy says of them."""
+    policy, run, matrix = group.servable.policy, group.servable.runtime.run, group.matrix
+    outputs: list[NDArray[np.floating]] = []
+    places: list[NDArray[np.intp]] = []
+    for start in range(0, len(matrix), MAX_RUN_ROWS):
+        rows = matrix[start : start + MAX_RUN_ROWS]
+        try:
+            output = run(rows)
+        except Exception:  # noqa: BLE001, S112 (whatever a model raises costs its rows: they are run again one by one)
+            continue
+        if output.shape[:1] == (len(rows),) and (not outputs or output.shape[1:] == outputs[0].shape[1:]):
+            outputs.append(output)
+            places.append(group.places[start : start + MAX_RUN_ROWS])
+    if not outputs:
+        return group.places[:0], decide(policy, np.empty((0, 1)), 0)
+    every, output = np.concatenate(places), np.concatenate(outputs)
+    decided = decide(policy, output, len(every))
+    if decided.valid.all():
+        return every, decided
+    every, output = every[decided.valid], output[decided.valid]
+    return every, decide(policy, output, len(every))
+
+
+def _rows_of(sent: Mapping[str, pl.Series], places: NDArray[np.intp]) -> Mapping[str, pl.Series]:
+    if all(len(series) == len(places) for series in sent.values()):
+        return sent
+    return {name: series.gather(places) for name, series in sent.items()}
+
+
+def _refuse(counts: Counts, reason: str, rows: int = 1) -> None:
+    counts.refused += rows
+    _add(counts.reasons, reason, rows)
+
+
+def _refuse_fields(counts: Counts, error: InvalidRequestError) -> str:
+    counts.refused += 1
+    for problem in error.errors:
+        _add(counts.reasons, f"{problem.field}: not {problem.expected}")
+    named = [
+        f"{problem.field}: expected {problem.expected}" + (f", got {problem.got}" if problem.got else "")
+        for problem in error.errors
+    ]
+    return "; ".join(named) or error.detail
+
+
+def _add(counts: dict[str, int], name: str, more: int = 1) -> None:
+    counts[name] = counts.get(name, 0) + more
 
 
 def _recorded(earlier: Earlier, sample: Sample) -> Answer:
