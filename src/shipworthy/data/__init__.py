@@ -2,6 +2,7 @@
 
 __all__ = [
     "columns",
+    "databases",
     "datetimes",
     "infer",
     "leaks",
@@ -13,6 +14,7 @@ __all__ = [
     "snapshot",
     "sources",
     "split",
+    "tables",
     "validate",
     "values",
 ]

@@ -14,7 +14,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,8 @@ MALFORMED_SCHEMA: dict[str, type[pl.DataType]] = {
 }
 _UNREAD = (pl.Duration, pl.Time, pl.Binary, pl.Object)  # kinds of column that no type of the contract reads
 _NEWLINE, _RETURN, _QUOTE = 10, 13, 34
+_GZIP = 31  # for zlib: a gzip header, the largest window
+_LONGEST_RECORD = 256 * 2**20  # a quote that is open for so long was never closed
 
 
 def _no_malformed() -> pl.DataFrame:
@@ -56,6 +58,19 @@ class SourceRead:
     rows: int  # read, malformed ones among them
     malformed: pl.DataFrame = field(default_factory=_no_malformed)  # line, text, reason
     names: Mapping[str, str] = field(default_factory=dict)  # column -> its name in the file
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of a text file."""
+
+    frame: pl.DataFrame  # with the file's own column names
+    malformed: pl.DataFrame
+
+    @classmethod
+    def whole(cls, frame: pl.DataFrame) -> "Block":
+        """Rows of a source that has no malformed ones."""
+        return cls(frame, _no_malformed())
 
 
 def read_source(name: str, source: Source, root: Path, *, digest: str | None = None) -> SourceRead:
@@ -96,7 +111,7 @@ def read_file(name: str, path: Path, *, digest: str | None = None) -> SourceRead
         frame, malformed = _read_json_lines(content, path), _no_malformed()
     else:
         frame, malformed = _read_delimited(content, path)
-    names = _identifiers(frame.columns, path)
+    names = identifiers(frame.columns, path)
     frame.columns = list(names)
     return SourceRead(
         name=name,
@@ -127,7 +142,132 @@ def read_columns(name: str, source: Source, root: Path) -> tuple[str, ...]:
     if b"\n" not in head:
         head = head.replace(b"\r", b"\n")
     delimiter = _detect_delimiter(head)
-    return tuple(_identifiers(_header(head, delimiter), path))
+    return tuple(identifiers(_header(head, delimiter), path))
+
+
+def stream_text(path: Path) -> Iterator[Block]:
+    """The rows of a CSV, TSV or JSON lines file in blocks of bounded size; judged as `read_file` judges it.
+
+    Args:
+        path: of the file; gzip is unpacked.
+
+    Raises:
+        SourceError: as for `read_file`; of what lies in the file, when the block comes.
+    """
+    is_json = _suffix(path) in (".jsonl", ".ndjson")
+    if _suffix(path) == ".json":
+        raise SourceError(f"{path}: one JSON document is not read; write one object on each line of a .jsonl file")
+    rows = 0
+    pieces = _pieces(path)
+    for block in _json_blocks(pieces, path) if is_json else _delimited_blocks(pieces, path):
+        rows += block.frame.height + block.malformed.height
+        yield block
+    if not rows:
+        raise SourceError(f"{path}: the file has a header and no rows; it needs rows")
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The file's content, unpacked, in pieces."""
+    unpacker = None
+    try:
+        with path.open("rb") as file:
+            while raw := file.read(CHUNK_BYTES):
+                if file.tell() == len(raw):
+                    if raw.startswith(b"PK\x03\x04"):
+                        _unpack(raw, path)  # raises with the cure
+                    unpacker = zlib.decompressobj(_GZIP) if raw.startswith(b"\x1f\x8b") else None
+                if unpacker is None:
+                    yield raw
+                    continue
+                while raw:
+                    yield unpacker.decompress(raw, CHUNK_BYTES)
+                    raw = unpacker.unconsumed_tail
+                    if unpacker.eof:  # another member may follow
+                        raw = unpacker.unused_data
+                        unpacker = zlib.decompressobj(_GZIP)
+            if unpacker is not None and (rest := unpacker.flush()):
+                yield rest
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        _read_bytes(path)  # raises with the cure
+        raise
+    except zlib.error as error:
+        raise SourceError(f"{path}: the gzip file is damaged ({error}); copy it again") from error
+
+
+def _json_blocks(pieces: Iterable[bytes], path: Path) -> Iterator[Block]:
+    rest, before = b"", 0
+    for piece in _and_last(pieces):
+        content = rest + piece
+        end = content.rfind(b"\n") + 1 if piece else len(content)
+        block, rest = content[:end], content[end:]
+        if block.strip():
+            yield Block(_read_json_lines(block, path, before), _no_malformed())
+        before += block.count(b"\n")
+
+
+def _delimited_blocks(pieces: Iterable[bytes], path: Path) -> Iterator[Block]:
+    """Each block is read behind the file's header, as if it were the file."""
+    rest, before, head, delimiter, has_newlines = b"", 0, b"", "", True
+    for piece in _and_last(pieces):
+        content = rest + piece
+        if not head:
+            if len(content) < HEAD_BYTES and piece:
+                rest = content
+                continue
+            _judge_encoding(content[: content.rfind(b"\n") + 1] if piece else content, path)
+            content = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+            has_newlines = b"\n" in content
+        if not has_newlines:
+            content = content.replace(b"\r", b"\n")
+        end = _records_end(content) if piece else len(content)
+        block, rest = content[:end], content[end:]
+        if len(rest) > _LONGEST_RECORD:
+            raise SourceError(_open_quote(content, path, before))
+        if not head:
+            if not block.strip():
+                if piece:
+                    rest = content
+                    continue
+                raise SourceError(f"{path}: the file is empty; it needs a header and rows")
+            delimiter = _detect_delimiter(block)
+            head_end = int(_scan(block, delimiter, path).ends[0])
+            head, text = block[:head_end] + b"\n", block
+            rows_before = 0
+        else:
+            text, rows_before = head + block, before - head.count(b"\n")
+        if block.strip():
+            yield _delimited_block(text, delimiter, path, rows_before)
+        before += block.count(b"\n")
+
+
+def _delimited_block(content: bytes, delimiter: str, path: Path, before: int) -> Block:
+    _judge_encoding(content, path, before)
+    scan = _scan(content, delimiter, path, before)
+    header = _header(content[: scan.ends[0]], delimiter)
+    twice = [name for name, count in Counter(header).items() if name and count > 1]
+    if twice:
+        raise SourceError(f"{path} line 1: two columns are named {twice[0]!r}; rename or remove one")
+    ragged, whole = _ragged(scan, len(header))
+    if len(ragged) > whole and before <= 0:
+        raise SourceError(_wrong_delimiter(content, scan, ragged, header, delimiter, path))
+    malformed = _malformed(content, scan, ragged, len(header), before)
+    return Block(_parse(_without(content, scan, ragged), header, delimiter, path), malformed)
+
+
+def _and_last(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces that hold something, and an empty one for the end."""
+    yield from filter(None, pieces)
+    yield b""
+
+
+def _records_end(content: bytes) -> int:
+    """Where the last whole record ends: behind a newline outside of quotes."""
+    if b'"' not in content:
+        return content.rfind(b"\n") + 1
+    text = np.frombuffer(content, dtype=np.uint8)
+    newlines = np.flatnonzero(text == _NEWLINE)
+    outside = np.searchsorted(np.flatnonzero(text == _QUOTE), newlines) % 2 == 0
+    return int(newlines[outside][-1]) + 1 if outside.any() else 0
 
 
 def identifier(name: str, position: int) -> str:
@@ -184,7 +324,12 @@ def _unpack(raw: bytes, path: Path) -> bytes:
         raise SourceError(f"{path}: the gzip file is damaged ({error}); copy it again") from error
 
 
-def _identifiers(columns: Sequence[str], path: Path) -> dict[str, str]:
+def identifiers(columns: Sequence[str], path: Path) -> dict[str, str]:
+    """The identifier of each column, with the column's name in the file.
+
+    Raises:
+        SourceError: two columns have one name.
+    """
     twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
         raise SourceError(f"{path} line 1: two columns are named {twice[0]!r}; rename or remove one")
@@ -202,21 +347,21 @@ def _read_parquet(content: bytes, path: Path) -> pl.DataFrame:
         frame = pl.read_parquet(io.BytesIO(content))
     except pl.exceptions.PolarsError as error:
         raise SourceError(f"{path}: the Parquet file is damaged ({_first_line(error)}); write it again") from error
-    return _flat(frame, path)
+    return flat(frame, path)
 
 
-def _read_json_lines(content: bytes, path: Path) -> pl.DataFrame:
-    _judge_encoding(content, path)
+def _read_json_lines(content: bytes, path: Path, before: int = 0) -> pl.DataFrame:
+    _judge_encoding(content, path, before)
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         frame = pl.read_ndjson(content, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
-        raise SourceError(_json_problem(content, path) or f"{path}: {_first_line(error)}") from error
-    return _flat(frame, path)
+        raise SourceError(_json_problem(content, path, before) or f"{path}: {_first_line(error)}") from error
+    return flat(frame, path)
 
 
-def _json_problem(content: bytes, path: Path) -> str | None:
-    for number, line in enumerate(content.splitlines(), 1):
+def _json_problem(content: bytes, path: Path, before: int = 0) -> str | None:
+    for number, line in enumerate(content.splitlines(), before + 1):
         if not line.strip():
             continue
         try:
@@ -228,11 +373,21 @@ def _json_problem(content: bytes, path: Path) -> str | None:
     return None
 
 
-def _flat(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+def flat(frame: pl.DataFrame, path: Path, rows: int | None = None) -> pl.DataFrame:
+    """`frame`, if each of its columns is of a kind that is read and it has rows.
+
+    Args:
+        frame: as it was read.
+        path: of the file.
+        rows: how many the file has, where `frame` has only its columns.
+
+    Raises:
+        SourceError: names the column.
+    """
     for column, kind in frame.schema.items():
         if kind.is_nested() or kind in _UNREAD:
             raise SourceError(f"{path}: column {column!r} holds {kind}; write a number, text, bool or date in each row")
-    if not frame.height:
+    if not (frame.height if rows is None else rows):
         raise SourceError(f"{path}: the file has columns and no rows; it needs rows")
     return frame
 
@@ -254,23 +409,14 @@ def _read_delimited(content: bytes, path: Path) -> tuple[pl.DataFrame, pl.DataFr
     content = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
     if b"\n" not in content:
         content = content.replace(b"\r", b"\n")
-    delimiter = _detect_delimiter(content)
-    scan = _scan(content, delimiter, path)
-    header = _header(content[: scan.ends[0]], delimiter)
-    twice = [name for name, count in Counter(header).items() if name and count > 1]
-    if twice:
-        raise SourceError(f"{path} line 1: two columns are named {twice[0]!r}; rename or remove one")
-    ragged, whole = _ragged(scan, len(header))
-    if not whole and not ragged:
+    block = _delimited_block(content, _detect_delimiter(content), path, 0)
+    if not block.frame.height and not block.malformed.height:
         raise SourceError(f"{path}: the file has a header and no rows; it needs rows")
-    if len(ragged) > whole:
-        raise SourceError(_wrong_delimiter(content, scan, ragged, header, delimiter, path))
-    malformed = _malformed(content, scan, ragged, len(header))
-    clean = _without(content, scan, ragged)
-    return _parse(clean, header, delimiter, path), malformed
+    return block.frame, block.malformed
 
 
-def _judge_encoding(content: bytes, path: Path) -> None:
+def _judge_encoding(content: bytes, path: Path, before: int = 0) -> None:
+    """Refuse what is not UTF-8 text; `before` lines of the file stand before `content`."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise SourceError(f"{path}: is UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
     try:
@@ -279,13 +425,13 @@ def _judge_encoding(content: bytes, path: Path) -> None:
         start = content.rfind(b"\n", 0, error.start) + 1
         line = content[start : start + SHOWN_CHARACTERS].split(b"\n")[0].decode("latin-1")
         raise SourceError(
-            f"{path} line {_line_of(content, error.start)}, byte {error.start - start + 1}: "
+            f"{path} line {before + _line_of(content, error.start)}, byte {error.start - start + 1}: "
             f"0x{content[error.start]:02x} is not UTF-8 (as Latin-1 the line begins {line!r}); "
             "convert the file: iconv -f LATIN1 -t UTF-8; a file that mixes encodings has to be mended at its source"
         ) from None
     nul = content.find(b"\0")
     if nul >= 0:
-        raise SourceError(f"{path} line {_line_of(content, nul)}: holds a NUL byte; is this a text file?")
+        raise SourceError(f"{path} line {before + _line_of(content, nul)}: holds a NUL byte; is this a text file?")
 
 
 def _line_of(content: bytes, at: int) -> int:
@@ -333,7 +479,7 @@ class _Scan:
     blank: NDArray[np.bool_]
 
 
-def _scan(content: bytes, delimiter: str, path: Path) -> _Scan:
+def _scan(content: bytes, delimiter: str, path: Path, lines_before: int = 0) -> _Scan:
     if not content.endswith(b"\n"):
         content += b"\n"
     text = np.frombuffer(content, dtype=np.uint8)
@@ -345,7 +491,7 @@ def _scan(content: bytes, delimiter: str, path: Path) -> _Scan:
         if quoted:
             quotes = chunk == _QUOTE
             parity = np.bitwise_xor.accumulate(quotes.view(np.uint8)) ^ inside
-            _judge_quotes(text, np.flatnonzero(quotes) + start, inside, ord(delimiter), path)
+            _judge_quotes(text, np.flatnonzero(quotes) + start, inside, ord(delimiter), path, lines_before)
             inside = int(parity[-1])
             outside = parity == 0
             newline &= outside
@@ -356,7 +502,7 @@ def _scan(content: bytes, delimiter: str, path: Path) -> _Scan:
         counts.append(seen)
         before += int(np.count_nonzero(delimits))
     if inside:
-        raise SourceError(_open_quote(content, path))
+        raise SourceError(_open_quote(content, path, lines_before))
     all_ends = np.concatenate(ends)
     starts = np.concatenate(([0], all_ends[:-1] + 1))
     length = all_ends - starts
@@ -364,7 +510,9 @@ def _scan(content: bytes, delimiter: str, path: Path) -> _Scan:
     return _Scan(starts, all_ends, np.diff(np.concatenate(([0], np.concatenate(counts)))), blank)
 
 
-def _judge_quotes(text: NDArray[np.uint8], quotes: NDArray[np.int64], inside: int, delimiter: int, path: Path) -> None:
+def _judge_quotes(
+    text: NDArray[np.uint8], quotes: NDArray[np.int64], inside: int, delimiter: int, path: Path, lines_before: int
+) -> None:
     """A quote opens only at a field's start and closes only at its end; inside it is doubled."""
     opening, closing = quotes[inside::2], quotes[1 - inside :: 2]
     before = text[np.maximum(opening - 1, 0)]
@@ -374,17 +522,17 @@ def _judge_quotes(text: NDArray[np.uint8], quotes: NDArray[np.int64], inside: in
     wrong = np.concatenate((opening[~opens], closing[~closes]))
     if len(wrong):
         at = int(wrong.min())
-        line = int(np.count_nonzero(text[:at] == _NEWLINE)) + 1
+        line = lines_before + int(np.count_nonzero(text[:at] == _NEWLINE)) + 1
         shown = _shown(text[max(at - 20, 0) : at + 20].tobytes())
         raise SourceError(
             f"{path} line {line}: a quote inside a field: {shown}; quote the whole field and double the inner one"
         )
 
 
-def _open_quote(content: bytes, path: Path) -> str:
+def _open_quote(content: bytes, path: Path, before: int = 0) -> str:
     quotes = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == _QUOTE)
     at = int(quotes[-1])
-    line = _line_of(content, at)
+    line = before + _line_of(content, at)
     return f"{path} line {line}: the quote at {_shown(content[at : at + 40])} is never closed; close or double it"
 
 
@@ -404,9 +552,9 @@ def _text(content: bytes, scan: _Scan, record: int) -> bytes:
     return content[scan.starts[record] : scan.ends[record]].rstrip(b"\r\n")
 
 
-def _malformed(content: bytes, scan: _Scan, ragged: list[int], fields: int) -> pl.DataFrame:
+def _malformed(content: bytes, scan: _Scan, ragged: list[int], fields: int, before: int = 0) -> pl.DataFrame:
     rows = []
-    line, seen = 1, 0
+    line, seen = before + 1, 0
     for record in ragged:
         start = int(scan.starts[record])
         line += content.count(b"\n", seen, start)

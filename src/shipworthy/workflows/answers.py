@@ -1,99 +1,18 @@
-"""A file of answers: rows as they were read, each with what was answered; it exists whole or not at all."""
+"""Answers as columns: what stands behind a table's own columns, the same whichever way a row was answered."""
 
-import hashlib
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from io import BufferedRandom
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from shipworthy.bundle.format import Policy
-from shipworthy.kernel.errors import ConflictError, ShipworthyError, StorageError, UsageError
+from shipworthy.kernel.errors import UsageError
 from shipworthy.serving.answer import Answer
 from shipworthy.serving.policy import Decisions
 from shipworthy.serving.servable import Servable
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 PROBLEM = "problem"
-
-
-class AnswersFile:
-    """Takes frames one after the other; each is written at once but to Parquet, which is written at its end."""
-
-    def __init__(self, file: BufferedRandom, suffix: str) -> None:
-        self._file = file
-        self._suffix = suffix
-        self._frames: list[pl.DataFrame] = []
-        self._begun = False
-
-    def append(self, frame: pl.DataFrame) -> None:
-        """Write the rows of `frame`, which has the columns of the first."""
-        if self._suffix == ".parquet":
-            self._frames.append(frame)
-        elif self._suffix == ".csv":
-            frame.write_csv(self._file, include_header=not self._begun)
-        else:
-            frame.write_ndjson(self._file)
-        self._begun = True
-
-    def finish(self) -> str:
-        """Write what is left, to the medium; the digest of the file."""
-        if self._frames:
-            pl.concat(self._frames).write_parquet(self._file)
-            self._frames = []
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.seek(0)
-        digest = hashlib.file_digest(self._file, "sha256").hexdigest()
-        return f"sha256:{digest}"
-
-
-def judge_destination(source: Path, destination: Path, *, replace: bool) -> str:
-    """The suffix of `destination`, if it may be written.
-
-    Raises:
-        UsageError: it is of a kind that is not written, or the source itself.
-        ConflictError: it exists and is not to be replaced.
-    """
-    suffix = destination.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"{destination}: answers are written to {', '.join(SUFFIXES)}; name the file so")
-    if destination.exists() and source.exists() and destination.samefile(source):
-        raise UsageError(f"{destination}: is the file to score; name another")
-    if destination.exists() and not replace:
-        raise ConflictError(f"{destination} exists; add --replace, or name another file")
-    return suffix
-
-
-@contextmanager
-def draft(destination: Path, suffix: str) -> Iterator[AnswersFile]:
-    """A file of answers that takes the name `destination` when the block ends well; until then nobody sees it.
-
-    Args:
-        destination: where it will be.
-        suffix: of its kind, one of `SUFFIXES`.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    path = destination.with_name(f".{destination.name}-{secrets.token_hex(8)}")
-    try:
-        with open(path, "w+b") as file:
-            yield AnswersFile(file, suffix)
-        os.replace(path, destination)
-    except OSError as error:
-        if isinstance(error, ShipworthyError):
-            raise
-        cure = "free space, mend its rights, or name another file"
-        raise StorageError(f"{destination}: cannot be written ({error.strerror}); {cure}") from None
-    finally:
-        with suppress(OSError):  # of the same cause as what was just told
-            path.unlink(missing_ok=True)
 
 
 def answer_schema(policies: Sequence[Policy]) -> dict[str, pl.DataType]:
@@ -111,7 +30,7 @@ def answer_schema(policies: Sequence[Policy]) -> dict[str, pl.DataType]:
     return kinds | dict.fromkeys(texts, pl.String())
 
 
-def judge_names(names: Sequence[str], schema: Mapping[str, pl.DataType], source: Path) -> None:
+def judge_names(names: Sequence[str], schema: Mapping[str, pl.DataType], source: str) -> None:
     """Refuse a table whose columns would stand twice in the file of answers.
 
     Raises:

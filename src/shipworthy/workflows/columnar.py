@@ -1,20 +1,19 @@
 """Many rows judged at once: what `serving.decode` says of each row by itself, said of a whole table in columns.
 
 Only rows that need nothing special are answered from here: all that a request must have, every value of its type and
-within its bounds, no check failed. For those the model's matrix is, bit for bit, what the row decoder makes. Every other
-row is left to the row decoder, which has the words for what is wrong, clipped, missing or for a person to see.
+within its bounds, no check failed. For those the model's matrix is, bit for bit, what the row decoder makes. Every
+other row is left to the row decoder, which has the words for what is wrong, clipped, missing or for a person to see.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shipworthy.bundle.format import ContextField, FeatureField, Schema
+from shipworthy.bundle.format import ContextField, DerivedField, FeatureField, Schema
 from shipworthy.contract.expressions import FLOAT32_MAX, Kind, parse_expression
 from shipworthy.data.columns import class_codes, evaluate
 from shipworthy.data.requests import RequestPlan, Values, read_values
@@ -129,13 +128,14 @@ def _derive(schema: Schema, typed: pl.DataFrame, plain: NDArray[np.bool_]) -> pl
 
 
 def _evaluated(schema: Schema, expression: str, typed: pl.DataFrame) -> pl.Series:
-    zones = {field.name: field.zone for field in (*schema.features, *schema.context) if field.zone is not None}
+    fields: tuple[Field, ...] = (*schema.features, *schema.context)
+    zones = {field.name: field.zone for field in fields if field.zone is not None}
     return evaluate(parse_expression(expression, _kinds(schema)), typed, zones)
 
 
 def _kinds(schema: Schema) -> dict[str, Kind]:
-    fields = (*schema.features, *schema.context, *schema.derived)
-    return {field.name: cast(Kind, field.kind) for field in fields}
+    fields: tuple[Field | DerivedField, ...] = (*schema.features, *schema.context, *schema.derived)
+    return {field.name: field.kind for field in fields}
 
 
 def _matrix(schema: Schema, typed: pl.DataFrame) -> NDArray[np.float32]:

@@ -17,7 +17,6 @@ from shipworthy.records.read import list_segments, read_places, read_segment_as
 from shipworthy.security.vault import Vault
 
 
-
 class Earlier(msgspec.Struct):
     """What of a record its answer is made of."""
 

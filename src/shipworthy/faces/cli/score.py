@@ -1,4 +1,4 @@
-"""`shipworthy score`: a file answered as the server would answer it."""
+"""`shipworthy score`: a table answered as the server would answer it."""
 
 import os
 import sys
@@ -16,23 +16,49 @@ from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_parts
 from shipworthy.workflows.principals import acting
 from shipworthy.workflows.score import ScoreReport, Tell
-from shipworthy.workflows.score import score as score_file
+from shipworthy.workflows.score import score as score_table
 
 
 @command("score")
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("destination", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN")
+@click.argument("destination", metavar="OUT")
 @click.option("--env", "environment", default="local", metavar="ENV", help="Whose release answers.", show_default=True)
 @click.option("--id", "key", metavar="COL", help="The column that names each row; by default the contract's key.")
+@click.option("--query", metavar="SQL", help="What is asked, where IN is a database.")
+@click.option("--table", metavar="NAME", help="What is made, where OUT is a database.")
 @click.option("--replace", is_flag=True, help="Replace OUT if it exists.")
 def score(
-    root: Path, face: Face, source: Path, destination: Path, environment: str, key: str | None, replace: bool
+    root: Path,
+    face: Face,
+    source: str,
+    destination: str,
+    environment: str,
+    key: str | None,
+    query: str | None,
+    table: str | None,
+    replace: bool,
 ) -> int:
-    """Answer each row of IN (CSV, TSV, JSONL, Parquet) into OUT, with the policy and the records of the server."""
+    """Answer each row of IN into OUT, with the policy and the records of the server.
+
+    IN and OUT are files (CSV, TSV, JSONL, Parquet), Delta tables, or databases by their URL, such as sqlite:///f.db;
+    secrets stand in it as ${NAME}. Killed, it carries on when it is run again.
+    """
     with open_parts(root) as parts, _progress(face) as tell:
         principal = acting(parts, os.environ)
-        report = score_file(parts, principal, environment, source, destination, key=key, replace=replace, tell=tell)
-    face.result({"file": str(destination)} | report.to_json())
+        report = score_table(
+            parts,
+            principal,
+            environment,
+            source,
+            destination,
+            key=key,
+            query=query,
+            table=table,
+            replace=replace,
+            environ=os.environ,
+            tell=tell,
+        )
+    face.result({"file": destination} | report.to_json())
     if not face.as_json:
         _show(face, report, destination, environment)
     return DONE if report.answered or not report.rows else REFUSED
@@ -43,15 +69,19 @@ def _progress(face: Face) -> Iterator[Tell | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=face.err, transient=True) as progress:
-        task = progress.add_task("scoring", total=None)
-        yield lambda done, rows: progress.update(task, completed=done, total=rows)
+        task = progress.add_task("reading", total=None)
+
+        def tell(done: int, rows: int) -> None:
+            progress.update(task, description="scoring" if rows else "reading", completed=done, total=rows or None)
+
+        yield tell
 
 
-def _show(face: Face, report: ScoreReport, destination: Path, environment: str) -> None:
+def _show(face: Face, report: ScoreReport, destination: str, environment: str) -> None:
     by = ", ".join(f"{count:,} by {release}" for release, count in report.releases.items())
-    face.say(f"{escape(str(destination))}: {report.rows:,} rows, {report.answered:,} answered ({escape(by) or 'none'})")
+    face.say(f"{escape(destination)}: {report.rows:,} rows, {report.answered:,} answered ({escape(by) or 'none'})")
     if report.recorded_before:
         face.say(f"  {report.recorded_before:,} were recorded before: the same answers, nothing written twice")
     if report.fallback:
@@ -65,7 +95,7 @@ def _show(face: Face, report: ScoreReport, destination: Path, environment: str) 
     if report.dropped:
         face.say(f"  [yellow]{report.dropped:,} answers could not be recorded[/], which the policy allows")
     if report.absent:
-        face.say(f"  taken as missing, for the file lacks them: {escape(', '.join(report.absent))}")
+        face.say(f"  taken as missing, for the table lacks them: {escape(', '.join(report.absent))}")
     if not report.has_ids:
-        face.say("  The rows have no ids, so scoring the file again records it again; name a column with --id.")
+        face.say("  The rows have no ids and go by their numbers in this table; name a column with --id.")
     face.say(f"[dim]{report.rows / max(report.seconds, 1e-9):,.0f} rows/s[/]")
