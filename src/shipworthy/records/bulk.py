@@ -1,8 +1,8 @@
 """Records encoded in bulk: what one `Record` after the other would say, from columns.
 
 A record is a row of pieces: bytes that all rows share, columns of bytes that are as wide in every row, and columns
-whose width differs. Neighbours of one width become one matrix, so that a row costs little more than its bytes. What is read
-back is the same; ints and maps are written in their widest form, for width is what makes it quick.
+whose width differs. Neighbours of one width become one matrix, so that a row costs little more than its bytes. What is
+read back is the same; ints and maps are written in their widest form, for width is what makes it quick.
 """
 
 from collections.abc import Iterable, Sequence

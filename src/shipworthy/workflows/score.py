@@ -687,10 +687,12 @@ def _grouped(servable: Servable, taken: NDArray[np.bool_], judged: Judged) -> li
 
 
 def _run_group(group: _Group) -> tuple[NDArray[np.intp], Decisions]:
-    """The rows with a usable output, and what the policy says of them."""
+    """The rows with a usable output that are like those of training, and what the policy says of them."""
     policy, run, matrix = group.servable.policy, group.servable.runtime.run, group.matrix
     outputs: list[NDArray[np.floating]] = []
     places: list[NDArray[np.intp]] = []
+    sentinel = group.servable.sentinel
+    strange = [] if sentinel is None else group.places[[*sentinel.judge(matrix)]].tolist()
     for start in range(0, len(matrix), MAX_RUN_ROWS):
         rows = matrix[start : start + MAX_RUN_ROWS]
         try:
@@ -703,6 +705,9 @@ def _run_group(group: _Group) -> tuple[NDArray[np.intp], Decisions]:
     if not outputs:
         return group.places[:0], decide(policy, np.empty((0, 1)), 0)
     every, output = np.concatenate(places), np.concatenate(outputs)
+    if strange:
+        usual = ~np.isin(every, strange)
+        every, output = every[usual], output[usual]
     decided = decide(policy, output, len(every))
     if decided.valid.all():
         return every, decided
