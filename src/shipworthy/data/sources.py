@@ -38,7 +38,6 @@ MALFORMED_SCHEMA: dict[str, type[pl.DataType]] = {
 }
 _UNREAD = (pl.Duration, pl.Time, pl.Binary, pl.Object)  # kinds of column that no type of the contract reads
 _NEWLINE, _RETURN, _QUOTE = 10, 13, 34
-_GZIP = 31  # for zlib: a gzip header, the largest window
 _LONGEST_RECORD = 256 * 2**20  # a quote that is open for so long was never closed
 
 
@@ -145,11 +144,12 @@ def read_columns(name: str, source: Source, root: Path) -> tuple[str, ...]:
     return tuple(identifiers(_header(head, delimiter), path))
 
 
-def stream_text(path: Path) -> Iterator[Block]:
+def stream_text(path: Path, block_bytes: int = CHUNK_BYTES) -> Iterator[Block]:
     """The rows of a CSV, TSV or JSON lines file in blocks of bounded size; judged as `read_file` judges it.
 
     Args:
         path: of the file; gzip is unpacked.
+        block_bytes: about as many are read at a time; from the first ones delimiter and header are told.
 
     Raises:
         SourceError: as for `read_file`; of what lies in the file, when the block comes.
@@ -158,39 +158,30 @@ def stream_text(path: Path) -> Iterator[Block]:
     if _suffix(path) == ".json":
         raise SourceError(f"{path}: one JSON document is not read; write one object on each line of a .jsonl file")
     rows = 0
-    pieces = _pieces(path)
-    for block in _json_blocks(pieces, path) if is_json else _delimited_blocks(pieces, path):
+    pieces = _pieces(path, block_bytes)
+    for block in _json_blocks(pieces, path) if is_json else _delimited_blocks(pieces, path, block_bytes):
         rows += block.frame.height + block.malformed.height
         yield block
     if not rows:
-        raise SourceError(f"{path}: the file has a header and no rows; it needs rows")
+        lacks = "is empty" if is_json else "has a header and no rows"
+        raise SourceError(f"{path}: the file {lacks}; it needs rows")
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _pieces(path: Path, block_bytes: int) -> Iterator[bytes]:
     """The file's content, unpacked, in pieces."""
-    unpacker = None
     try:
         with path.open("rb") as file:
-            while raw := file.read(CHUNK_BYTES):
-                if file.tell() == len(raw):
-                    if raw.startswith(b"PK\x03\x04"):
-                        _unpack(raw, path)  # raises with the cure
-                    unpacker = zlib.decompressobj(_GZIP) if raw.startswith(b"\x1f\x8b") else None
-                if unpacker is None:
-                    yield raw
-                    continue
-                while raw:
-                    yield unpacker.decompress(raw, CHUNK_BYTES)
-                    raw = unpacker.unconsumed_tail
-                    if unpacker.eof:  # another member may follow
-                        raw = unpacker.unused_data
-                        unpacker = zlib.decompressobj(_GZIP)
-            if unpacker is not None and (rest := unpacker.flush()):
-                yield rest
+            raw = file.read(block_bytes)
+            if raw.startswith(b"PK\x03\x04"):
+                _unpack(raw, path)  # raises with the cure
+            file.seek(0)
+            unpacked = gzip.GzipFile(fileobj=file) if raw.startswith(b"\x1f\x8b") else file
+            while raw := unpacked.read(block_bytes):
+                yield raw
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         _read_bytes(path)  # raises with the cure
         raise
-    except zlib.error as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: the gzip file is damaged ({error}); copy it again") from error
 
 
@@ -205,13 +196,13 @@ def _json_blocks(pieces: Iterable[bytes], path: Path) -> Iterator[Block]:
         before += block.count(b"\n")
 
 
-def _delimited_blocks(pieces: Iterable[bytes], path: Path) -> Iterator[Block]:
+def _delimited_blocks(pieces: Iterable[bytes], path: Path, block_bytes: int) -> Iterator[Block]:
     """Each block is read behind the file's header, as if it were the file."""
     rest, before, head, delimiter, has_newlines = b"", 0, b"", "", True
     for piece in _and_last(pieces):
         content = rest + piece
         if not head:
-            if len(content) < HEAD_BYTES and piece:
+            if len(content) < min(HEAD_BYTES, block_bytes) and piece:
                 rest = content
                 continue
             _judge_encoding(content[: content.rfind(b"\n") + 1] if piece else content, path)
