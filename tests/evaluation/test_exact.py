@@ -153,6 +153,7 @@ def test_a_regressions_weights_by_hand() -> None:
     found = explainer(model, "regression").explain(ROWS)
     expected = (ROWS - BACKGROUND.mean(axis=0)) * model.coef_
     assert found.values == pytest.approx(expected, abs=1e-5)
+    assert found.score == pytest.approx(model.predict(ROWS.astype(float)), abs=1e-5)
 
 
 def network(width: int) -> bytes:

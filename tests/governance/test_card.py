@@ -47,6 +47,7 @@ POLICY = Policy(
     fallback_otherwise="refer",
     timeout_s=0.2,
 )
+IMPORTANCE = {f"f{at}": 1 / (at + 1) for at in range(12)}
 PASSED = Verdict("performance.log_loss", "pass", 0.41, (0.38, 0.44), 0.69, None, 812, "The bound is below the limit.")
 FAIRNESS = Verdict("fairness.demographic_parity_ratio.sex", "insufficient", None, None, 0.8, None, 9, "Too few rows.")
 
@@ -106,7 +107,7 @@ def test_the_card_says_how_faithful_reasons_are(facts: Any) -> None:
     policy = msgspec.structs.replace(POLICY, reasons=3, reasons_always=True)
     assert "up to 3 with each answer" in model_card(dataclasses.replace(facts, policy=policy))
     assert "- faithfulness: not evidenced" in model_card(dataclasses.replace(facts, policy=policy))
-    compared = Faithfulness(500, 12, "exact-trees", 400, "raw score of 1", 3, 0.714, 0.805, 0.75, 0.968)
+    compared = Faithfulness(500, 12, "exact-trees", 400, "raw score of 1", 3, 0.714, 0.805, 0.75, 0.968, IMPORTANCE)
     card = model_card(dataclasses.replace(facts, policy=policy, reasons=compared.to_json()))
     for words in (
         "on 500 test rows with Shapley values (exact, from the model's trees; raw score of 1; 400 training rows",
@@ -114,6 +115,7 @@ def test_the_card_says_how_faithful_reasons_are(facts: Any) -> None:
         "of an answer's first 3, 80% are among the exact first 3; by chance 25%",
         "the first reason is the exact first in 75%",
         "97% say the same direction",
+        "| `f0` | 1 |\n| `f1` | 0.5 |",
     ):
         assert words in card
 

@@ -16,7 +16,7 @@ from shipworthy.kernel.errors import IntegrityError
 from shipworthy.records.read import find_record
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.path import UNLIKE
-from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.servable import make_servable
 from shipworthy.stats.novelty import category_marginal, fit_precision, number_marginal
 from tests.serving.conftest import Place, Running, good_request, loans_baselines, loans_policy, loans_schema
@@ -110,11 +110,11 @@ def test_the_fallback_may_answer_and_says_why(served: Callable[..., Running]) ->
 
 
 def test_without_a_handling_nothing_is_judged(place: Place) -> None:
-    assert make_servable(payload(place, "off"), "loans:1", "sha256:0", OnnxRuntime).sentinel is None
+    assert make_servable(payload(place, "off"), "loans:1", "sha256:0", load_runtime).sentinel is None
 
 
 def test_strange_rows_say_nothing_against_the_model(place: Place) -> None:
-    servable = make_servable(payload(place, "fallback", novelty(limit=0.0)), "loans:1", "sha256:0", OnnxRuntime)
+    servable = make_servable(payload(place, "fallback", novelty(limit=0.0)), "loans:1", "sha256:0", load_runtime)
     for _ in range(8):
         _, counters = run_jobs(place, servable, 3)
     assert counters.fallbacks == {UNLIKE: 3}
@@ -139,11 +139,11 @@ def _column(**changes: Any) -> Novelty:
 )
 def test_a_payload_whose_novelty_does_not_fit_is_not_served(place: Place, bad: Novelty, said: str) -> None:
     with pytest.raises(IntegrityError, match=said):
-        make_servable(payload(place, "warn", bad), "loans:1", "sha256:0", OnnxRuntime)
+        make_servable(payload(place, "warn", bad), "loans:1", "sha256:0", load_runtime)
 
 
 def test_a_policy_that_asks_for_what_the_baselines_lack_is_not_served(place: Place) -> None:
     place.publish(1, policy=loans_policy(out_of_distribution="warn"))
     found = verify_payload(max(Path(place.root).glob("payload-*")))
     with pytest.raises(IntegrityError, match="its baselines cannot tell"):
-        make_servable(found, "loans:1", "sha256:0", OnnxRuntime)
+        make_servable(found, "loans:1", "sha256:0", load_runtime)

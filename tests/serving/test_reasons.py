@@ -11,12 +11,13 @@ import pytest
 import tritonclient.grpc
 from numpy.typing import NDArray
 
-from shipworthy.bundle.verify import verify_payload
+from shipworthy.bundle.verify import VerifiedPayload, verify_payload
 from shipworthy.records.read import find_record
 from shipworthy.serving.answer import Answer
 from shipworthy.serving.decode import Sample
 from shipworthy.serving.path import NO_REASONS, infer
 from shipworthy.serving.reasons import explain
+from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.serving.servable import Servable, make_servable
 from tests.serving.conftest import SYSTEM, WEIGHTS, Place, Running, good_request, linear_model, loans_policy
@@ -86,7 +87,7 @@ def test_a_reference_that_makes_a_row_impossible_gives_no_reason(place: Place) -
     changed = schema.__class__(**{**_fields(schema), "derived": (narrow,)})
     place.publish(2, schema=changed, policy=loans_policy(reasons=50))
     directory = max(place.root.glob("payload-2-*"))
-    servable = make_servable(verify_payload(directory), "loans:2", "sha256:0", OnnxRuntime)
+    servable = make_servable(verify_payload(directory), "loans:2", "sha256:0", load_runtime)
     sample = servable.decoder.decode_object(good_request())
     found = explain(servable, [sample], infer(servable, [sample]))[0]  # type: ignore[arg-type]
     assert found is not None
@@ -95,6 +96,11 @@ def test_a_reference_that_makes_a_row_impossible_gives_no_reason(place: Place) -
 
 def _fields(struct: Any) -> dict[str, Any]:
     return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+def onnx_of(payload: VerifiedPayload) -> bytes:
+    assert isinstance(payload.model, bytes)
+    return payload.model
 
 
 class FussyRuntime(OnnxRuntime):
@@ -112,7 +118,9 @@ class FussyRuntime(OnnxRuntime):
 def fussy(place: Place, **changes: Any) -> Servable:
     place.publish(1, policy=loans_policy(reasons_always=True, **changes))
     directory = max(place.root.glob("payload-*"))
-    return make_servable(verify_payload(directory), "loans:1", "sha256:0", FussyRuntime)
+    return make_servable(
+        verify_payload(directory), "loans:1", "sha256:0", lambda payload: FussyRuntime(onnx_of(payload))
+    )
 
 
 def test_a_model_that_fails_on_one_rows_reasons_costs_that_rows_reasons(place: Place) -> None:
@@ -174,7 +182,7 @@ def test_a_contract_without_reasons_gives_none_and_names_no_such_output(place: P
 def test_a_fallback_has_no_reasons(place: Place) -> None:
     place.publish(1, policy=loans_policy(reasons_always=True), model=linear_model([float("nan"), *WEIGHTS[1:]]))
     directory = max(place.root.glob("payload-*"))
-    servable = make_servable(verify_payload(directory), "loans:1", "sha256:0", OnnxRuntime)
+    servable = make_servable(verify_payload(directory), "loans:1", "sha256:0", load_runtime)
     outcomes, _ = run_jobs(place, servable, 1)
     (answer,) = outcomes
     assert isinstance(answer, Answer)

@@ -149,7 +149,7 @@ def test_a_release_that_counts_on_a_spool_is_not_served_without_one(
     place.deploy(place.publish(2, policy=loans_policy(when_full="spool", spool_bytes=10**8)))
     wait_for(lambda: running.call("GET", "/v2/health/ready")[1]["refused"] is not None)
     assert running.predict(good_request())[1]["release"] == "loans:1"
-    assert "start the server with --spool DIR" in running.stderr.read_text()
+    assert "start again with --spool DIR" in running.stderr.read_text()
     running.stop()
     with pytest.raises(
         RuntimeError, match=r"loans:2 keeps records in a spool .* --spool DIR, a folder on another volume"

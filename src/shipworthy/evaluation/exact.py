@@ -130,8 +130,9 @@ class Explainer:
             scores, base = structure.forest.score(inputs), structure.forest.score(self._known).mean(axis=0)
         else:
             weights = np.zeros((0, 0)) if structure.weights is None else structure.weights
+            offset = 0.0 if structure.offset is None else structure.offset
             found = linear_values(inputs, self._known, weights, structure.origins)
-            scores, base = inputs @ weights, (self._known @ weights).mean(axis=0)
+            scores, base = inputs @ weights + offset, (self._known @ weights).mean(axis=0) + offset
         values = np.zeros((len(rows), columns, found.shape[2]))
         values[:, : found.shape[1]] = found
         return values, scores, base

@@ -45,6 +45,7 @@ class Faithfulness:
     top_agreement: float  # share of an answer's reasons that are among as many exact ones
     first_agreement: float  # share of rows whose first reason is the exact first
     sign_agreement: float  # share of reasons that say the same direction
+    importance: dict[str, float]  # feature -> mean size of its exact value, largest first
 
     def to_json(self) -> dict[str, Any]:
         """As a document."""
@@ -88,7 +89,13 @@ def measure_faithfulness(
         top_agreement=_top_agreement(served, exact, top),
         first_agreement=_top_agreement(served, exact, 1),
         sign_agreement=_sign_agreement(served, exact, top),
+        importance=_importance(list(contract.features), exact),
     )
+
+
+def _importance(features: list[str], exact: Floats) -> dict[str, float]:
+    means = np.abs(exact).mean(axis=0).tolist()
+    return dict(sorted(zip(features, means, strict=True), key=lambda item: -item[1]))
 
 
 def shares(contract: Contract) -> Floats:

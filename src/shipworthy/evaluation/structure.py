@@ -42,7 +42,8 @@ class Structure:
     source: str  # name of the tensor that holds the inputs
     origins: NDArray[np.intp]  # (inputs,) the column of the model's matrix that each comes from
     forest: Forest | None  # of a sum of trees
-    weights: Floats | None  # of a linear sum: (inputs, outputs)
+    weights: Floats | None = None  # of a linear sum: (inputs, outputs)
+    offset: Floats | None = None  # of a linear sum: (outputs,)
 
 
 def find_structure(model: ModelProto) -> Structure | None:
@@ -61,9 +62,11 @@ def find_structure(model: ModelProto) -> Structure | None:
         return None
     if total.op_type == TREES:
         forest = _forest(total)
-        return None if forest is None else Structure(total.input[0], origins, forest, None)
+        return None if forest is None else Structure(total.input[0], origins, forest)
     weights = _weights(total, constants)
-    return None if weights is None else Structure(total.input[0], origins, None, weights)
+    if weights is None:
+        return None
+    return Structure(total.input[0], origins, None, weights, _offset(total, after, constants, weights.shape[1]))
 
 
 def expose(model: ModelProto, tensor: str) -> bytes:
@@ -158,6 +161,18 @@ def _weights(node: NodeProto, constants: Mapping[str, NDArray[Any]]) -> Floats |
         return None
     turned = matrix.T if settings.get("transB", 0) else matrix
     return np.asarray(turned, np.float64) * float(settings.get("alpha", 1.0))
+
+
+def _offset(node: NodeProto, after: Sequence[NodeProto], constants: Mapping[str, NDArray[Any]], outputs: int) -> Floats:
+    """What is added to the sum, by the node itself or by the next one."""
+    added = [name for name in node.input[2:] if name in constants]
+    for following in after:
+        if following.op_type == "Add" and node.output[0] in following.input:
+            added += [name for name in following.input if name in constants]
+    total = np.zeros(outputs)
+    for name in added:
+        total = total + constants[name].astype(np.float64).ravel()
+    return total
 
 
 def _forest(node: NodeProto) -> Forest | None:

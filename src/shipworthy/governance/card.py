@@ -19,6 +19,7 @@ FAULTS = {  # that test rows were given
     "unit": "a number ten times what it was",
     "far": "a number beyond all test rows, as far again as they reach",
 }
+SHOWN_FEATURES = 10  # of the importance table
 METHODS = {  # how Shapley values were found
     "exact-trees": "exact, from the model's trees",
     "exact-linear": "exact, from the model's weights",
@@ -235,7 +236,17 @@ def _reasons(facts: CardFacts) -> str:
         f"  - the first reason is the exact first in {found['first_agreement']:.0%}",
         f"  - {found['sign_agreement']:.0%} say the same direction",
     ]
-    return "## Reasons\n\n" + "\n".join(lines)
+    largest = list(found.get("importance", {}).items())[:SHOWN_FEATURES]
+    return "## Reasons\n\n" + "\n".join(lines) + _importance(largest, found["score"])
+
+
+def _importance(largest: Sequence[tuple[str, float]], score: str) -> str:
+    if not largest:
+        return ""
+    rows = [(f"`{name}`", f"{size:.3g}") for name, size in largest]
+    return f"\n\nWhat moves the {score} most, by the mean size of its Shapley values:\n\n" + _table(
+        ("Feature", "Moves it by"), rows
+    )
 
 
 def _novelty(facts: CardFacts) -> str:

@@ -13,6 +13,7 @@ __all__ = [
     "control",
     "deploy",
     "drafts",
+    "explain",
     "fingerprints",
     "gate",
     "init",

@@ -40,6 +40,7 @@ from shipworthy.serving.servable import Servable
 from shipworthy.workflows.answers import answer_frame, answer_schema, decided_frame, judge_names
 from shipworthy.workflows.columnar import Judged, judge_rows
 from shipworthy.workflows.drafts import COPY, Draft, Plan, discard_if_empty, hold_draft, read_plan
+from shipworthy.workflows.explain import TableReasons, open_table_reasons
 from shipworthy.workflows.gate import permit
 from shipworthy.workflows.outputs import Output, judge_free, judge_output
 from shipworthy.workflows.project import Parts
@@ -93,6 +94,7 @@ def score(
     table: str | None = None,
     replace: bool = False,
     environ: Mapping[str, str] | None = None,
+    exact: bool = False,
     tell: Tell | None = None,
 ) -> ScoreReport:
     """Answer each row of `source` with what is deployed in `environment`, record it, and write `destination`.
@@ -113,6 +115,7 @@ def score(
         table: what is made in a database that is the destination.
         replace: whether an existing `destination` is replaced.
         environ: where the `${NAME}` of URLs are looked up.
+        exact: whether each answer gets exact reasons beside it (workflows.explain).
         tell: told of each chunk that is done.
 
     Raises:
@@ -135,7 +138,7 @@ def score(
     with hold_draft(folder, output.name):
         try:
             read = open_table(origin, folder / COPY, lambda rows: tell(rows, 0) if tell is not None else None)
-            story = _Story(parts, principal, environment, rule, live, read, output, replace, started)
+            story = _Story(parts, principal, environment, rule, live, read, output, replace, exact, started)
             report = story.tell_all(folder, place, key, tell)
         finally:
             discard_if_empty(folder)
@@ -172,6 +175,7 @@ class _Story:
     table: Table
     output: Output
     replace: bool
+    exact: bool  # whether exact reasons are given
     started: float
 
     def tell_all(self, folder: Path, place: str, key: str | None, tell: Tell | None) -> ScoreReport:
@@ -180,8 +184,10 @@ class _Story:
         named = key and next((name for name, original in table.names.items() if key in (name, original)), key)
         plan = plan_requests(self.live.primary.schema, self._sample(), named)
         schema = answer_schema([servable.policy for servable in self.live.servables])
-        judge_names(list(table.names.values()), schema, place)
-        columns = {name: str(kind) for name, kind in schema.items()}
+        explained = open_table_reasons(self.parts, plan, self.live.servables) if self.exact else None
+        also = {} if explained is None else explained.schema
+        judge_names(list(table.names.values()), schema | also, place)
+        columns = {name: str(kind) for name, kind in (schema | also).items()}
         releases = sorted(servable.digest for servable in self.live.servables)
         mark = digest_json([table.digest, *releases]).removeprefix("sha256:")[:20]
         run = self.parts.entropy(10).hex()
@@ -200,12 +206,12 @@ class _Story:
             scorer = Scorer(self.parts, self.environment, self.live, plan, writer, recall)
             for part in draft.parts:
                 scorer.carry_on(part.state)
-            self._answer(scorer, names, draft, tell)
-            self._answer_malformed(scorer, draft, schema)
+            self._answer(scorer, names, draft, explained, tell)
+            self._answer_malformed(scorer, draft, schema, also)
             if writer is not None:
                 writer.sync()
         report = scorer.report(table.rows + table.malformed_rows, time.monotonic() - self.started)
-        self._put_in_place(draft, report, schema)
+        self._put_in_place(draft, report, schema | also)
         return report
 
     def _sample(self) -> pl.DataFrame:
@@ -221,13 +227,17 @@ class _Story:
         found = [batch.gather_every(step) for batch in self.table.batches(columns=dates)]
         return pl.concat([empty, *found], how="diagonal")
 
-    def _answer(self, scorer: "Scorer", names: "_Names", draft: Draft, tell: Tell | None) -> None:
+    def _answer(
+        self, scorer: "Scorer", names: "_Names", draft: Draft, explained: TableReasons | None, tell: Tell | None
+    ) -> None:
         """Read, model and record at a time, each in a thread and in the order of rows."""
         table, start = self.table, draft.rows
         waiting: deque[Future[None]] = deque()
 
         def finish(rows: pl.DataFrame, ready: _Ready, ran: Future[_Ran]) -> None:
             answers = scorer.finish(ready, ran.result())
+            if explained is not None:
+                answers = answers.hstack(explained.explain(rows, answers))
             self._append(draft, rows.rename(dict(table.names)).hstack(answers), rows.height, 0, scorer.state(ready))
             if tell is not None:
                 tell(draft.rows, table.rows)
@@ -242,7 +252,9 @@ class _Story:
             for future in waiting:
                 future.result()
 
-    def _answer_malformed(self, scorer: "Scorer", draft: Draft, schema: Mapping[str, pl.DataType]) -> None:
+    def _answer_malformed(
+        self, scorer: "Scorer", draft: Draft, schema: Mapping[str, pl.DataType], also: Mapping[str, pl.DataType]
+    ) -> None:
         """The rows that could not be parted in fields, with their line and text as the problem."""
         done = sum(part.malformed for part in draft.parts)
         names = self.table.names
@@ -253,7 +265,8 @@ class _Story:
                 continue
             problems = [f"line {line}: {reason}: {text}" for line, text, reason in malformed.iter_rows()]
             scorer.refuse_malformed(malformed["reason"].to_list())
-            frame = pl.concat([empty, answer_frame(problems, schema)], how="diagonal")
+            frames = [empty, answer_frame(problems, schema), pl.DataFrame(schema=dict(also))]
+            frame = pl.concat(frames, how="diagonal")
             self._append(draft, frame, 0, malformed.height, scorer.state(None))
 
     def _append(self, draft: Draft, frame: pl.DataFrame, rows: int, malformed: int, state: dict[str, Any]) -> None:

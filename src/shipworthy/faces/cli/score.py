@@ -27,6 +27,7 @@ from shipworthy.workflows.score import score as score_table
 @click.option("--query", metavar="SQL", help="What is asked, where IN is a database.")
 @click.option("--table", metavar="NAME", help="What is made, where OUT is a database.")
 @click.option("--replace", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--reasons", type=click.Choice(["exact"]), help="Add how far each input moved the score: Shapley values.")
 def score(
     root: Path,
     face: Face,
@@ -37,6 +38,7 @@ def score(
     query: str | None,
     table: str | None,
     replace: bool,
+    reasons: str | None,
 ) -> int:
     """Answer each row of IN into OUT, with the policy and the records of the server.
 
@@ -56,6 +58,7 @@ def score(
             table=table,
             replace=replace,
             environ=os.environ,
+            exact=reasons == "exact",
             tell=tell,
         )
     face.result({"file": destination} | report.to_json())
