@@ -19,6 +19,7 @@ from shipworthy.serving.path import NO_REASONS, infer
 from shipworthy.serving.reasons import explain
 from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
+from shipworthy.serving.runtimes.runtime import Runtime
 from shipworthy.serving.servable import Servable, make_servable
 from tests.serving.conftest import SYSTEM, WEIGHTS, Place, Running, good_request, linear_model, loans_policy
 from tests.serving.conftest import start_server as start
@@ -191,12 +192,12 @@ def test_a_fallback_has_no_reasons(place: Place) -> None:
 
 def test_room_for_runs_counts_the_reasons_that_are_always_given(place: Place) -> None:
     """The same model, slow enough that its reasons matter: fewer rows fit into a run."""
-    slow, slower = SlowRuntime, loans_policy(timeout_s=0.4, reasons_always=True)
+    slower = loans_policy(timeout_s=0.4, reasons_always=True)
     limits = []
     for version, policy in enumerate((loans_policy(timeout_s=0.4), slower), 1):
         place.publish(version, policy=policy)
         directory = max(place.root.glob(f"payload-{version}-*"))
-        limits.append(make_servable(verify_payload(directory), "loans:1", "sha256:0", slow).pace.limit)
+        limits.append(make_servable(verify_payload(directory), "loans:1", "sha256:0", load_slowly).pace.limit)
     assert limits[1] < limits[0] == 256
 
 
@@ -204,3 +205,7 @@ class SlowRuntime(OnnxRuntime):
     def run(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         time.sleep(0.03)
         return super().run(matrix)
+
+
+def load_slowly(payload: VerifiedPayload) -> Runtime:
+    return SlowRuntime(onnx_of(payload))
