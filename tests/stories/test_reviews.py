@@ -17,7 +17,7 @@ from shipworthy.records.write import SegmentWriter
 from shipworthy.security.access import Principal
 from shipworthy.workflows.principals import add_principal
 from shipworthy.workflows.project import Parts
-from shipworthy.workflows.reviews import Wanted, claim, decide, queue
+from shipworthy.workflows.reviews import Reviewed, Wanted, claim, decide, queue
 from tests.stories.conftest import Done
 
 RUTH = Principal("ruth", frozenset({"risk"}))
@@ -115,3 +115,20 @@ def test_the_commands_act_as_whom_the_token_stands_for(
     done = shipworthy("review", "decide", first, "approve", "--reason", "salary confirmed", *where, "--json")
     assert (done.document["by"], done.document["decision"]) == ("ruth", "approve")
     assert shipworthy("review", "decide", first, "refer", "--reason", "no", *where).code == 1
+
+
+def test_what_comes_later_joins_what_was_read_before(parts: Parts) -> None:
+    reviewed, folder = Reviewed(), parts.project.records("local")
+    before = queue(parts, "local", reviewed=reviewed)
+    assert before == queue(parts, "local", reviewed=reviewed) == waiting(parts)
+    first = next(record for record in read_records(folder) if record.handling == "review")
+    later = [
+        msgspec.structs.replace(first, prediction_id="zz", id="new"),
+        msgspec.structs.replace(first, prediction_id="zzz", id=first.id),  # sent twice
+        msgspec.structs.replace(first, prediction_id="zzzz", id=None, handling="automatic"),
+    ]
+    with contextlib.closing(SegmentWriter(folder, "local", "w2", now=parts.now, monotonic=time.monotonic)) as writer:
+        writer.append([msgspec.msgpack.encode(record) for record in later])
+    after = queue(parts, "local", reviewed=reviewed)
+    assert after == waiting(parts)
+    assert [item["prediction_id"] for item in after] == [*(item["prediction_id"] for item in before), "zz"]

@@ -37,7 +37,7 @@ from shipworthy.workflows.gate import permit
 from shipworthy.workflows.overview import gather, verdicts_of
 from shipworthy.workflows.principals import principals as list_principals
 from shipworthy.workflows.project import Parts, read_contract
-from shipworthy.workflows.reviews import State, Wanted, claim, decide, queue, show
+from shipworthy.workflows.reviews import Reviewed, State, Wanted, claim, decide, queue, show
 
 Found = dict[str, Any]
 Tick = Callable[[str | None, float | None], Mapping[str, Any]]
@@ -175,7 +175,7 @@ def reviews(
     parts, environment = _parts(request), _environment(request, env)
     permit(parts, _principal(request), "review list", environment=environment)
     wanted = Wanted(state=state, by=by, release=release, after=after, limit=limit + 1)
-    found = queue(parts, environment, wanted)
+    found = queue(parts, environment, wanted, request.app.state.reviewed)
     more = found[limit - 1]["prediction_id"] if len(found) > limit else None
     return {"environment": env, "reviews": found[:limit], "next": more}
 
@@ -340,7 +340,8 @@ def make_app(
     )
     app.state.tick = tick
     app.state.sessions, app.state.attempts = Sessions(now, one_time), Attempts(now)
-    app.state.waiting = console.Waiting(now)
+    app.state.reviewed = Reviewed()
+    app.state.waiting = console.Waiting(now, app.state.reviewed)
     _add_routes(app)
     _describe(app)
     app.state.audit = AuditWatch(log)

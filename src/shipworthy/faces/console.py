@@ -43,7 +43,7 @@ from shipworthy.workflows.alerting import acknowledge
 from shipworthy.workflows.overview import gather
 from shipworthy.workflows.principals import owner_of
 from shipworthy.workflows.project import Parts, read_contract
-from shipworthy.workflows.reviews import queue
+from shipworthy.workflows.reviews import Reviewed, queue
 
 Found = dict[str, Any]
 FLOW_COOKIE = "shipworthy-signing-in"
@@ -69,8 +69,9 @@ FIGURES = {  # name -> title, what it shows, when it appears
 class Waiting:
     """How many answers wait for a person, counted now and then."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], reviewed: Reviewed) -> None:
         self._now = now
+        self._reviewed = reviewed
         self._counted: dict[str, tuple[float, int]] = {}
 
     def counts(self, parts: Parts, contract: Contract) -> dict[str, int]:
@@ -80,7 +81,7 @@ class Waiting:
     def _count(self, parts: Parts, environment: str) -> int:
         known = self._counted.get(environment)
         if known is None or self._now() - known[0] >= WAITING_S:
-            known = self._now(), len(queue(parts, environment))
+            known = self._now(), len(queue(parts, environment, reviewed=self._reviewed))
             self._counted[environment] = known
         return known[1]
 

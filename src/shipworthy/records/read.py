@@ -348,12 +348,15 @@ class Tail(Generic[T]):
         Raises:
             IntegrityError: damage before a whole frame, or a segment that was read is gone or was cut.
         """
+        return list(self.iter_new())
+
+    def iter_new(self) -> Iterator[T]:
+        """As `read_new`, with one segment in memory at a time; what was not taken of it does not come again."""
         segments = list_segments(self._directory)
         self._forget_unmade(segments)
-        found: list[T] = []
         for segment in segments:
-            found += self._read_segment(segment, self._places.setdefault(segment.with_name(stem_of(segment)), _Place()))
-        return found
+            place = self._places.setdefault(segment.with_name(stem_of(segment)), _Place())
+            yield from self._read_segment(segment, place)
 
     def _forget_unmade(self, segments: list[Path]) -> None:
         """A segment may vanish only while it holds no record: its writer died, or was refused, while making it."""

@@ -4,10 +4,12 @@ Where a decision is the truth of its case, it is told as an outcome: the event c
 what a killed process could not.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +20,7 @@ from shipworthy.feedback import reviews as rules
 from shipworthy.kernel.errors import ConflictError, NotFoundError
 from shipworthy.ledger.events import Event, format_time
 from shipworthy.records.format import Outcome, Record
-from shipworthy.records.read import find_record, read_as, read_outcomes
+from shipworthy.records.read import Tail, find_record, read_outcomes
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.access import Principal
 from shipworthy.security.keys import load_public_keys
@@ -63,32 +65,52 @@ class _Reviewed(msgspec.Struct):
     warnings: tuple[str, ...] = ()
 
 
-def queue(parts: Parts, environment: str, wanted: Wanted = ALL_WAITING) -> list[dict[str, Any]]:
+class Reviewed:
+    """The answers that were sent to a person, by environment; who keeps it reads each record once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tails: dict[str, Tail[_Reviewed]] = {}
+        self._found: dict[str, dict[str, _Reviewed]] = {}
+
+    def look(self, parts: Parts, environment: str) -> list[_Reviewed]:
+        """All that there are by now, as ids ascend; of what a caller sent twice the first.
+
+        Raises:
+            IntegrityError: a record segment is damaged.
+        """
+        project = parts.project
+        with self._lock:
+            if environment not in self._tails:
+                self._tails[environment] = Tail(project.records(environment), _Reviewed, project.vault)
+            found = self._found.setdefault(environment, {})
+            for record in self._tails[environment].iter_new():
+                if record.handling == REVIEW:
+                    record.inputs = record.inputs.copy()  # lets the segment go
+                    found.setdefault(record.id or record.prediction_id, record)
+            return sorted(found.values(), key=lambda record: record.prediction_id)
+
+
+def queue(
+    parts: Parts, environment: str, wanted: Wanted = ALL_WAITING, reviewed: Reviewed | None = None
+) -> list[dict[str, Any]]:
     """The answers in `environment` that were sent to a person, oldest first.
 
     Args:
         parts: whose records are read, and whose ledger knows what is claimed and decided.
         environment: names the records.
         wanted: which of them.
+        reviewed: what was read before; None: all is read.
 
     Raises:
         IntegrityError: a record segment is damaged.
     """
-    project, now = parts.project, parts.now()
+    now = parts.now()
     bodies = parts.ledger.latest(REVIEW)
     states = {body["prediction_id"]: body for body in bodies if body["environment"] == environment}
-    found: list[_Reviewed] = []
-    seen: set[str] = set()
-    for record in read_as(project.records(environment), _Reviewed, project.vault):
-        if record.id is not None:
-            if record.id in seen:  # sent twice: the first answer stands
-                continue
-            seen.add(record.id)
-        if record.handling == REVIEW and _is_wanted(record, states.get(record.prediction_id), wanted, now):
-            record.inputs = record.inputs.copy()  # lets the segment go
-            found.append(record)
-    found.sort(key=lambda record: record.prediction_id)
-    return [_row(record, states.get(record.prediction_id), now) for record in found[: wanted.limit]]
+    found = (Reviewed() if reviewed is None else reviewed).look(parts, environment)
+    chosen = (one for one in found if _is_wanted(one, states.get(one.prediction_id), wanted, now))
+    return [_row(one, states.get(one.prediction_id), now) for one in islice(chosen, wanted.limit)]
 
 
 def show(parts: Parts, principal: Principal, environment: str, prediction_id: str) -> dict[str, Any]:
