@@ -70,6 +70,16 @@ ROWS = (
         200,
     ),
     Row(
+        "F01 messages",
+        "kill -9 of a consumer or its broker, cut connections: each id is recorded once, every message is answered",
+        (
+            "tests/serving/test_consumer.py::test_a_consumer_killed_at_any_moment_records_each_id_once_and_answers_all",
+            "tests/serving/test_consumer.py::test_a_broker_killed_under_load_is_found_again_and_nothing_is_lost_or_doubled",
+            "tests/serving/test_consumer.py::test_connections_that_are_cut_are_made_again_and_nothing_is_lost_or_doubled",
+        ),
+        200,
+    ),
+    Row(
         "F09 server",
         "syncs of two seconds: `sync` refuses soon after the deadline, `async` does not notice",
         ("tests/serving/test_fault_matrix.py::test_a_slow_disk_refuses_in_time_or_costs_nothing",),

@@ -12,6 +12,7 @@ from shipworthy.faces.cli.main import COMMANDS, root
 from shipworthy.kernel import errors
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters, render_metrics
+from shipworthy.serving.message_counters import MessageCounters, render_message_metrics
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -79,6 +80,13 @@ def test_every_metric_is_documented():
     page = (TOP / "docs" / "serving.md").read_text()
     assert len(names) > 10
     assert not {name for name in names if f"`{name}`" not in page}
+
+
+def test_every_metric_of_messages_is_documented():
+    text = render_message_metrics(MessageCounters(), 0).decode()
+    names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    page = (TOP / "docs" / "messages.md").read_text()
+    assert {name for name in names if f"`{name}`" in page} == names
 
 
 def test_every_route_of_the_control_plane_is_documented_with_its_verb():

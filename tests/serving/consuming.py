@@ -207,3 +207,6 @@ def _carry(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while content := source.recv(65536):
             target.sendall(content)
+    for end in (source, target):  # whichever ended: no end is left to itself
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

@@ -46,6 +46,7 @@ __all__ = [
     "server",
     "settings",
     "supervisor",
+    "suspects",
     "tally",
     "tensors",
     "traces",

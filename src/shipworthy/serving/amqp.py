@@ -32,7 +32,6 @@ from shipworthy.serving.consumer_settings import ConsumerSettings, place_of
 OPEN_S = 20.0  # for a connection and its queues
 CLOSE_S = 2.0
 PERSISTENT = 2  # delivery mode: on the broker's disk
-DELIVERIES = 20  # of a message, before a queue that we make gives it up: whatever takes it ends its consumer
 MAX_PROBLEM = 1000  # characters of a problem in a dead letter's header
 
 _LOST = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, TimeoutError, asyncio.CancelledError)
@@ -124,11 +123,7 @@ class Link:
 
     async def close(self) -> None:
         """Let go; what is not acknowledged comes again."""
-        try:
-            await asyncio.wait_for(self._connection.close(), CLOSE_S)
-        except _LOST:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
+        await _close(self._connection)
 
     async def _receive(self, delivered: DeliveredMessage) -> None:
         properties = delivered.header.properties
@@ -187,7 +182,7 @@ async def open_link(settings: ConsumerSettings, url: str) -> Link:
                 await _check_queues(settings, connection, place)
                 await link.consume()
             except BaseException:
-                await connection.close()
+                await _close(connection)
                 raise
     except ShipworthyError:
         raise
@@ -200,6 +195,14 @@ async def open_link(settings: ConsumerSettings, url: str) -> Link:
             raise
         raise UnavailableError(f"{place} does not answer: {_words(error)}") from None
     return link
+
+
+async def _close(connection: AbstractConnection) -> None:
+    try:
+        await asyncio.wait_for(connection.close(), CLOSE_S)
+    except _LOST:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
 
 
 async def _check_queues(settings: ConsumerSettings, connection: AbstractConnection, place: str) -> None:
@@ -222,7 +225,7 @@ def _arguments(settings: ConsumerSettings, name: str) -> dict[str, Any]:
     """Of a queue that we make: on more than one node where there are more, and the requests given to one consumer."""
     arguments: dict[str, Any] = {"x-queue-type": "quorum"}
     if name == settings.queue:
-        arguments |= {"x-single-active-consumer": True, "x-delivery-limit": DELIVERIES}
+        arguments |= {"x-single-active-consumer": True}
         if settings.dead_letter:
             arguments |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": settings.dead_letter}
     return arguments

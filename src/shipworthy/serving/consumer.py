@@ -7,6 +7,7 @@ answered under an id is published again when the id comes again, and not recorde
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
@@ -26,7 +27,9 @@ from shipworthy.serving.plain import MAX_SINGLE_BYTES, problem_of
 from shipworthy.serving.problem import FieldProblem, Problem, make_problem
 from shipworthy.serving.router import route
 from shipworthy.serving.servable import Servable
+from shipworthy.serving.suspects import Suspects
 
+GIVEN_UP = "the model ended its process"
 AGAIN_S, MAX_AGAIN_S = 0.5, 8.0  # pauses before what could not be recorded is tried again; doubled each time
 
 _encode = msgspec.json.Encoder().encode
@@ -72,6 +75,7 @@ class Consumer:
         state: what answers first.
         path: where predictions go; a patient one.
         earlier: answers given before.
+        suspects: requests that may have ended a process.
         sync: makes durable what `async` records wrote; raises StorageError.
         counters, counts: counted in the loop.
     """
@@ -81,6 +85,7 @@ class Consumer:
         state: LiveState,
         path: PredictionPath,
         earlier: EarlierAnswers,
+        suspects: Suspects,
         sync: Callable[[], Awaitable[None]],
         counters: Counters,
         counts: MessageCounters,
@@ -91,6 +96,7 @@ class Consumer:
         self.counts = counts
         self._path = path
         self._earlier = earlier
+        self._suspects = suspects
         self._sync = sync
         self._open: dict[str, _Open] = {}
         self._nameless = 0
@@ -127,14 +133,28 @@ class Consumer:
         self.counts.received += len(messages)
         self.counts.redelivered += sum(message.redelivered for message in messages)
         replies: dict[int, Reply] = {}
+        for places in self._parted(messages):
+            made = await self._answer_together([messages[place] for place in places])
+            replies |= dict(zip(places, made, strict=True))
+        return [replies[place] for place in range(len(messages))]
+
+    def _parted(self, messages: Sequence[Message]) -> list[list[int]]:
+        """The places of those that are run together; who may have ended a process runs alone, and last."""
+        together = list(range(len(messages)))
+        if not self._suspects:
+            return [together]
+        alone = [place for place in together if self._suspects.is_alone(_name_of(messages[place]) or "")]
+        return [[place for place in together if place not in alone], *([place] for place in alone)]
+
+    async def _answer_together(self, messages: Sequence[Message]) -> list[Reply]:
+        replies: dict[int, Reply] = {}
         pause = 0.0
         while left := [place for place in range(len(messages)) if place not in replies]:
             if pause:
                 self.counts.held += len(left)
                 await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_AGAIN_S) or AGAIN_S
-            begun = self._begin([messages[place] for place in left])
-            made = await self._finish(begun)
+            made = await self._finish(self._begin([messages[place] for place in left]))
             replies |= {place: reply for place, reply in zip(left, made, strict=True) if reply is not None}
         return [replies[place] for place in range(len(messages))]
 
@@ -143,15 +163,20 @@ class Consumer:
         jobs: list[Job] = []
         begun = [self._begin_one(message, jobs) for message in messages]
         self._path.admission.lists += len(jobs)  # the broker's prefetch bounds them: nobody is turned away
+        if jobs:
+            self._suspects.begin([job.sample.id or "" for job in jobs])
         for job in jobs:
-            self._path.submit(job)
+            if self._suspects.is_given_up(job.sample.id or ""):
+                self._path.answer_without_model(job, GIVEN_UP)
+            else:
+                self._path.submit(job)
         return begun
 
     def _begin_one(self, message: Message, jobs: list[Job]) -> Reply | _Wait:
         try:
             servable, sample = self._decode(message)
         except InvalidRequestError as error:
-            return self._refuse(problem_of(error), _id_in(message.body) or message.name)
+            return self._refuse(problem_of(error), _name_of(message))
         name = sample.id
         if name is None:
             wanted = FieldProblem("id", "a text, or a message_id of the message: what is answered once needs a name")
@@ -196,6 +221,7 @@ class Consumer:
         waited = {wait.open.outcome for wait in begun if isinstance(wait, _Wait)}
         if waited:
             await asyncio.wait(waited)  # which leaves them alone when this is cancelled
+            self._suspects.end(one.name for one in begun if isinstance(one, _Wait))
         replies = [self._reply(one) if isinstance(one, _Wait) else one for one in begun]
         if not await self._make_durable():
             return [self._take_back(reply) for reply in replies]
@@ -238,12 +264,12 @@ class _Named(msgspec.Struct):
 _decode_named = msgspec.json.Decoder(_Named).decode
 
 
-def _id_in(body: bytes) -> str | None:
-    """The id of a request that is not valid otherwise, for whoever waits for it."""
-    try:
-        return None if len(body) > MAX_SINGLE_BYTES else _decode_named(body).id
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
+def _name_of(message: Message) -> str | None:
+    """The id of a request, whether or not it is valid otherwise."""
+    if len(message.body) <= MAX_SINGLE_BYTES:
+        with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return _decode_named(message.body).id or message.name
+    return message.name
 
 
 def _repeat(name: str, inputs: bytes, given: Given) -> Reply:

@@ -21,7 +21,7 @@ import uvloop
 
 from shipworthy.bundle.verify import VerifiedPayload
 from shipworthy.engines.lifeline import end_with_parent
-from shipworthy.kernel.errors import ShipworthyError, UnavailableError
+from shipworthy.kernel.errors import ShipworthyError, StorageError, UnavailableError
 from shipworthy.records.disk import Disk
 from shipworthy.records.spool import open_spool
 from shipworthy.records.write import SegmentWriter
@@ -44,12 +44,14 @@ from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.records_watch import RecordsWatch
 from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.runtimes.runtime import Runtime
+from shipworthy.serving.suspects import Suspects
 from shipworthy.serving.watch import GOOD, REFUSED, require_spool, watch_live
 
 if TYPE_CHECKING:  # it takes the extra `amqp`
     from shipworthy.serving.amqp import Delivery, Link
 
 WORKER = "consume"  # who writes the records
+SUSPECTS = ".consume-running"  # below records/ENV: ids that are being run
 LOOK_S = 0.1  # between looks at the model, which may hang
 SWEEP_S = 1.0
 DRAIN_S = 10.0  # for what is under way when told to stop
@@ -96,10 +98,17 @@ def consume(
         records, live.name, WORKER, now=time.time, monotonic=time.monotonic, disk=disk, vault=vault, spool=spool
     )
     try:
+        suspects = Suspects(records / SUSPECTS)
+    except OSError as error:
+        writer.close()
+        raise StorageError(f"{records} cannot be written: {error.strerror}; mend the disk.") from None
+    try:
         earlier = recall(records, WORKER, settings.window, vault, spool=spool)
-        process = _Process(settings, url, state, writer, earlier, ready)
+        suspects.end([name for name in suspects.names if earlier.find(name) is not None])  # it was recorded
+        process = _Process(settings, url, state, writer, earlier, suspects, ready)
         return uvloop.run(process.run(signature, make_runtime, vault, is_old=refused is not None))
     finally:
+        suspects.close()
         writer.close()
 
 
@@ -113,6 +122,7 @@ class _Process:
         state: LiveState,
         writer: SegmentWriter,
         earlier: EarlierAnswers,
+        suspects: Suspects,
         ready: Callable[[dict[str, object]], None],
     ) -> None:
         self._settings = settings
@@ -120,6 +130,7 @@ class _Process:
         self._state = state
         self._writer = writer
         self._earlier = earlier
+        self._suspects = suspects
         self._ready = ready
         self._counters = Counters()
         self._counts = MessageCounters()
@@ -137,7 +148,7 @@ class _Process:
         names = PathSettings(environment, WORKER, time.time, time.monotonic, os.urandom, is_patient=True)
         path = PredictionPath(loop, self._writer, self._counters, names)
         sync = partial(_sync, loop, syncing, self._writer)
-        self._consumer = Consumer(self._state, path, self._earlier, sync, self._counters, self._counts)
+        self._consumer = Consumer(self._state, path, self._earlier, self._suspects, sync, self._counters, self._counts)
         if is_old:
             self._consumer.refused = REFUSED
             self._counters.deployments_refused += 1

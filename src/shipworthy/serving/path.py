@@ -125,6 +125,10 @@ class PredictionPath:
             self._loop.call_soon(self._end_tick)
         self._tick.append(job)
 
+    def answer_without_model(self, job: Job, cause: str) -> None:
+        """Answer an admitted job by the fallback; `cause` is one of few, for the counts."""
+        self._fall_back(_Batch(job.servable, [job]), [job], cause)
+
     def stop(self, timeout_s: float) -> None:
         """End the threads; jobs that are still open are lost, so drain first."""
         self._model.stop(timeout_s)
