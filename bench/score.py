@@ -29,11 +29,10 @@ from shipworthy.security.datakeys import make_data_key
 from shipworthy.security.keys import SigningKey
 from shipworthy.security.master import KEY_SETTING
 from shipworthy.security.vault import Vault
-from shipworthy.serving.pace import MAX_RUN_ROWS
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts
-from shipworthy.workflows.score import score
+from shipworthy.workflows.score import RUN_ROWS, score
 
 GOAL = 0.8  # of raw
 CASES = {"sync": "sync", "async": "async", "no records": "off", "sync, sealed": "sync"}
@@ -66,8 +65,8 @@ def raw(model: bytes, matrix: NDArray[np.float32]) -> float:
     """Rows per second of the model and nothing else."""
     runtime = OnnxRuntime(model)
     began = time.perf_counter()
-    for start in range(0, len(matrix), MAX_RUN_ROWS):
-        runtime.run(matrix[start : start + MAX_RUN_ROWS])
+    for start in range(0, len(matrix), RUN_ROWS):
+        runtime.run(matrix[start : start + RUN_ROWS])
     return len(matrix) / (time.perf_counter() - began)
 
 
@@ -108,7 +107,7 @@ def main() -> None:
     try:
         model, matrix = build_model(), draw(arguments.rows)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        print(f"{arguments.rows:,} rows of {FEATURES} features, runs of {MAX_RUN_ROWS} rows, {cores} cores")
+        print(f"{arguments.rows:,} rows of {FEATURES} features, runs of {RUN_ROWS} rows, {cores} cores")
         for kind in arguments.kind:
             source = top / f"rows.{kind}"
             write_rows(source, matrix)

@@ -54,7 +54,7 @@ class Machine(LocalDisk):
         self._names[path] = inode
         return descriptor
 
-    def write(self, descriptor: int, content: bytes) -> int:
+    def write(self, descriptor: int, content: bytes | memoryview) -> int:
         self._call()
         if self.full is not None and _path(descriptor).is_relative_to(self.full):
             super().write(descriptor, content[: len(content) // 2])

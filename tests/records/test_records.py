@@ -84,7 +84,7 @@ class PoweredDisk(LocalDisk):
         self.failed.discard(descriptor)  # the number of a closed one
         return descriptor
 
-    def write(self, descriptor: int, content: bytes) -> int:
+    def write(self, descriptor: int, content: bytes | memoryview) -> int:
         if self.short and len(content) > self.short:
             super().write(descriptor, content[: self.short])
             self._check("write")

@@ -116,7 +116,7 @@ class TearingDisk(LocalDisk):
     def __init__(self, refused: int) -> None:
         self.left = refused
 
-    def write(self, descriptor: int, content: bytes) -> int:
+    def write(self, descriptor: int, content: bytes | memoryview) -> int:
         self.left -= 1
         if self.left == 0:
             super().write(descriptor, content[: len(content) // 2])

@@ -167,7 +167,7 @@ def test_a_disk_that_takes_a_header_and_no_more_is_left_in_peace(place: Place) -
     machine = place.machine
 
     class Nearly(Machine):
-        def write(self, descriptor: int, content: bytes) -> int:
+        def write(self, descriptor: int, content: bytes | memoryview) -> int:
             path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
             if b"prediction_id" in content and path.is_relative_to(place.records):
                 raise OSError(errno.ENOSPC, "No space left on device")

@@ -68,7 +68,7 @@ class FaultyDisk(LocalDisk):
             raise OSError(errno.ENOSPC, "No space left on device")
         return super().open(path, flags)
 
-    def write(self, descriptor: int, content: bytes) -> int:
+    def write(self, descriptor: int, content: bytes | memoryview) -> int:
         if _is_below("FULL_DISK", Path(os.readlink(f"/proc/self/fd/{descriptor}"))):
             super().write(descriptor, content[: len(content) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")

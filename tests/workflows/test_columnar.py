@@ -13,7 +13,7 @@ import pytest
 from shipworthy.bundle.format import Policy
 from shipworthy.contract.parse import parse_contract
 from shipworthy.data.requests import make_requests, plan_requests
-from shipworthy.records.format import Record
+from shipworthy.records.format import Record, whole_frames_of
 from shipworthy.release.schema import compile_schema
 from shipworthy.serving.answer import answer_model, record_answer
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
@@ -113,7 +113,9 @@ def test_a_record_and_an_answer_from_columns_are_those_of_each_row(policy: Polic
     decided = decide(policy, outputs.astype(np.float32), len(places))
     sent = {name: series.gather(places) for name, series in judged.sent.items()}
     names = frame["parcel"].gather(places).to_list()
-    bulk = record_rows(servable, decided, sent, ids, names, OCCASION)
+    framed = record_rows(servable, decided, sent, ids, names, OCCASION)
+    bulk = [each.content[start:end] for each in framed for start, end in whole_frames_of(each.content, 0)]
+    assert sum(each.records for each in framed) == len(bulk)
 
     requests = make_requests(plan, frame[places])
     samples = [decoder.decode_object(request) for request in requests]

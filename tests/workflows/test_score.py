@@ -323,8 +323,8 @@ top = Path({root!r})
 project, place = Project(top), Place(Project(top).state)
 with open_ledger(project.ledger_url({{}}), project.log, place.key, lambda: NOW) as ledger:
     parts = Parts(project, ledger, ArtefactStore(project.blobs), place.key, "user:ann", lambda: NOW, os.urandom)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-    report = run(parts, top / "loans.csv", top / "answers.parquet")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (550_000, 550_000))  # the answers fit, their records do not
+    report = run(parts, top / "loans.csv", top / "answers.csv")
 print(report.rows, report.answered, report.refused, report.dropped)
 """
 
@@ -343,7 +343,7 @@ def test_a_disk_that_takes_no_records_refuses_the_rows_unless_the_policy_lets_th
     assert list(read_records(place.records)) == []
     if when_full == "refuse":
         assert (answered, dropped) == (0, 0)
-        problems = {row["problem"] for row in read_answers(tmp_path / "answers.parquet")}
+        problems = {row["problem"] for row in read_answers(tmp_path / "answers.csv")}
         assert "the prediction cannot be recorded, so it is not answered" in problems
     else:
         assert answered == dropped > 1000

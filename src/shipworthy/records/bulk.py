@@ -1,20 +1,27 @@
 """Records encoded in bulk: what one `Record` after the other would say, from columns.
 
 A record is a row of pieces: bytes that all rows share, columns of bytes that are as wide in every row, and columns
-whose width differs. Neighbours of one width become one matrix, so that a row costs little more than its bytes. What is
-read back is the same; ints and maps are written in their widest form, for width is what makes it quick.
+whose width differs. Where all are as wide, some rows at a time become one matrix with their frames, and a row costs
+little more than its bytes. What is read back is the same; ints and maps are written in their widest form for that.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Sequence
+from zlib import crc32
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-Piece = bytes | NDArray[np.uint8] | list[bytes]  # of all rows; (n, width); of each row
+from shipworthy.records.format import FRAME, Framed, join_frames
 
-_FLOAT, _INT, _FALSE, _TRUE, _NIL = 0xCB, 0xD3, 0xC2, 0xC3, b"\xc0"
+Fixed = bytes | NDArray[np.generic]  # of all rows; bytes (n, width), or n numbers of 64 bits
+Piece = Fixed | list[bytes] | tuple["Piece", ...]  # or of each row; or one behind the other
+BLOCK_BYTES = 2**18  # of rows that are put together at a time: they stay in the processor's cache
+GROUP_BYTES = 2**22  # of frames that are handed on together
+
+_TAGS = {"f": 0xCB, "i": 0xD3}
+_FALSE, _TRUE = 0xC2, 0xC3
+_NUMBER = np.dtype(np.float64)
 _encode = msgspec.msgpack.encode
 
 
@@ -42,17 +49,17 @@ def array_of(count: int) -> bytes:
     return b"\xdc" + count.to_bytes(2, "big")
 
 
-def floats(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def floats(values: NDArray[np.float64]) -> Fixed:
     """A float in each row."""
-    return _numbers(_FLOAT, np.ascontiguousarray(values, dtype=">f8"))
+    return values
 
 
-def ints(values: NDArray[np.int64]) -> NDArray[np.uint8]:
+def ints(values: NDArray[np.int64]) -> Fixed:
     """A whole number of 64 bits in each row."""
-    return _numbers(_INT, np.ascontiguousarray(values, dtype=">i8"))
+    return values
 
 
-def bools(values: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def bools(values: NDArray[np.bool_]) -> Fixed:
     """True or false in each row."""
     return np.where(values, _TRUE, _FALSE).astype(np.uint8)[:, None]
 
@@ -99,66 +106,104 @@ def where(present: NDArray[np.bool_], piece: Piece) -> Piece:
         return piece
     if not present.any():
         return b""
-    return [value if is_there else b"" for value, is_there in zip(_rows(piece), present.tolist(), strict=False)]
+    rows = join_rows(piece, len(present))
+    return [value if is_there else b"" for value, is_there in zip(rows, present.tolist(), strict=True)]
 
 
-def join(*pieces: Piece) -> Piece:
-    """The pieces of each row, one behind the other, as one piece."""
-    rows = next((len(piece) for piece in pieces if not isinstance(piece, bytes)), None)
-    if rows is None:
-        return b"".join(piece for piece in pieces if isinstance(piece, bytes))
-    if any(isinstance(piece, list) for piece in pieces):
-        return join_rows(pieces, rows)
-    return _side_by_side([piece for piece in pieces if not isinstance(piece, list)], rows)
-
-
-def join_rows(pieces: Sequence[Piece], rows: int) -> list[bytes]:
-    """The rows.
+def join_rows(piece: Piece, rows: int) -> list[bytes]:
+    """The piece in each row.
 
     Args:
-        pieces: in their order.
+        piece: of n rows.
         rows: how many.
     """
     parts: list[list[bytes]] = []
-    block: list[bytes | NDArray[np.uint8]] = []
-    for piece in pieces:
-        if isinstance(piece, list):
-            _close(block, parts, rows)
-            parts.append(piece)
-        elif len(piece):
-            block.append(piece)
-    _close(block, parts, rows)
+    block: list[Fixed] = []
+    for each in (*_flat(piece), []):
+        if not isinstance(each, list):
+            block.append(each)
+            continue
+        if block:
+            layout = _Layout(block)
+            matrix = np.empty((rows, layout.width), dtype=np.uint8)
+            layout.fill(matrix, slice(0, rows))
+            parts.append(matrix.view(f"V{layout.width}").ravel().tolist())
+            block = []
+        if each:
+            parts.append(each)
     return parts[0] if len(parts) == 1 else list(map(b"".join, zip(*parts, strict=True)))
 
 
-def _close(block: list[bytes | NDArray[np.uint8]], parts: list[list[bytes]], rows: int) -> None:
-    """Make one column of neighbours whose width is the same in every row."""
-    if block:
-        parts.append(list(_rows(_side_by_side(block, rows))))
-        block.clear()
+def frame_rows(piece: Piece, rows: int) -> list[Framed]:
+    """The piece in each row, framed, some rows together."""
+    flat = _flat(piece)
+    fixed = [each for each in flat if not isinstance(each, list)]
+    if len(fixed) < len(flat):
+        return frame_contents(join_rows(flat, rows))
+    layout = _Layout([bytes(FRAME.size), *fixed])
+    stride = layout.width
+    matrix = np.empty((rows, stride), dtype=np.uint8)
+    step, whole = max(1, BLOCK_BYTES // stride), matrix.data.cast("B")
+    for start in range(0, rows, step):
+        block = matrix[start : start + step]
+        layout.fill(block, slice(start, start + len(block)))
+        starts = range(start * stride + FRAME.size, (start + len(block)) * stride, stride)
+        heads = np.empty((len(block), 2), dtype="<u4")
+        heads[:, 0] = size = stride - FRAME.size
+        heads[:, 1] = [crc32(whole[place : place + size]) for place in starts]
+        block[:, : FRAME.size] = heads.view(np.uint8).reshape(-1, FRAME.size)
+    group = max(1, GROUP_BYTES // stride)
+    return [
+        Framed(whole[start * stride : (start + group) * stride], min(group, rows - start))
+        for start in range(0, rows, group)
+    ]
 
 
-def _side_by_side(block: Sequence[bytes | NDArray[np.uint8]], rows: int) -> NDArray[np.uint8]:
-    widths = [len(piece) if isinstance(piece, bytes) else piece.shape[1] for piece in block]
-    matrix = np.empty((rows, sum(widths)), dtype=np.uint8)
-    start = 0
-    for piece, width in zip(block, widths, strict=True):
-        matrix[:, start : start + width] = np.frombuffer(piece, np.uint8) if isinstance(piece, bytes) else piece
-        start += width
-    return matrix
+def frame_contents(contents: Sequence[bytes]) -> list[Framed]:
+    """Encoded records, framed, some together."""
+    framed: list[Framed] = []
+    group: list[bytes] = []
+    size_bytes = 0
+    for content in contents:
+        group.append(content)
+        size_bytes += len(content)
+        if size_bytes >= GROUP_BYTES:
+            framed.append(Framed(join_frames(group), len(group)))
+            group, size_bytes = [], 0
+    return [*framed, Framed(join_frames(group), len(group))] if group else framed
 
 
-def _rows(piece: Piece) -> Iterable[bytes]:
-    if isinstance(piece, bytes):
-        return repeat(piece)
-    if isinstance(piece, list):
-        return piece
-    found: list[bytes] = piece.view(f"V{piece.shape[1]}").ravel().tolist()
-    return found
+def _flat(piece: Piece) -> tuple[Fixed | list[bytes], ...]:
+    if isinstance(piece, tuple):
+        return tuple(each for inner in piece for each in _flat(inner))
+    return (piece,) if len(piece) else ()
 
 
-def _numbers(tag: int, values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    matrix = np.empty((len(values), 9), dtype=np.uint8)
-    matrix[:, 0] = tag
-    matrix[:, 1:] = values.view(np.uint8).reshape(-1, 8)
-    return matrix
+class _Layout:
+    """Pieces side by side: what all rows share, and where the columns lie in it."""
+
+    def __init__(self, pieces: Sequence[Fixed]) -> None:
+        shared = bytearray()
+        self._columns: list[tuple[int, NDArray[np.generic]]] = []
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                shared += piece
+            elif piece.ndim == 1:
+                shared.append(_TAGS[piece.dtype.kind])
+                self._columns.append((len(shared), piece))
+                shared += bytes(_NUMBER.itemsize)
+            else:
+                self._columns.append((len(shared), piece))
+                shared += bytes(piece.shape[1])
+        self._shared = np.frombuffer(shared, dtype=np.uint8)
+        self.width = len(shared)
+
+    def fill(self, matrix: NDArray[np.uint8], rows: slice) -> None:
+        """Write some rows to `matrix`, which is contiguous and has as many."""
+        matrix[:] = self._shared
+        for start, column in self._columns:
+            if column.ndim == 1:
+                kind = column.dtype.newbyteorder(">")
+                np.ndarray(len(matrix), kind, matrix.data, start, (self.width,))[:] = column[rows]
+            else:
+                matrix[:, start : start + column.shape[1]] = column[rows]

@@ -15,7 +15,7 @@ class Disk(Protocol):
     def open(self, path: Path, flags: int) -> int:
         """A descriptor of the file."""
 
-    def write(self, descriptor: int, content: bytes) -> int:
+    def write(self, descriptor: int, content: bytes | memoryview) -> int:
         """Bytes written, which may be fewer than given."""
 
     def sync(self, descriptor: int) -> None:
@@ -41,7 +41,7 @@ class LocalDisk:
         """See `Disk`."""
         return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
-    def write(self, descriptor: int, content: bytes) -> int:
+    def write(self, descriptor: int, content: bytes | memoryview) -> int:
         """See `Disk`."""
         return os.write(descriptor, content)
 
@@ -70,7 +70,7 @@ class LocalDisk:
         path.unlink(missing_ok=True)
 
 
-def write_all(disk: Disk, descriptor: int, content: bytes) -> None:
+def write_all(disk: Disk, descriptor: int, content: bytes | memoryview) -> None:
     """Write all of `content`."""
     written = disk.write(descriptor, content)
     while written < len(content):

@@ -6,9 +6,10 @@ torn tail is recognised by its length or its CRC.
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -100,19 +101,46 @@ def stem_of(segment: Path) -> str:
     return segment.name.removesuffix(PARQUET)
 
 
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """Whole frames, one after the other, with their heads."""
+
+    content: bytes | memoryview
+    records: int
+
+
+Contents = Sequence[bytes] | Sequence[Framed]  # records, each by itself or framed together
+
+
 def frame(content: bytes) -> bytes:
     """`content` with its length and CRC in front."""
     return FRAME.pack(len(content), zlib.crc32(content)) + content
 
 
-def join_frames(contents: Iterable[bytes]) -> bytes:
+def join_frames(contents: Contents) -> bytes:
     """The frames of `contents`, one after the other, for a single write."""
+    if contents and isinstance(contents[0], Framed):
+        return b"".join(framed.content for framed in cast(Sequence[Framed], contents))
     pack, checksum = FRAME.pack, zlib.crc32
     parts: list[bytes] = []
-    for content in contents:
+    for content in cast(Sequence[bytes], contents):
         parts.append(pack(len(content), checksum(content)))
         parts.append(content)
     return b"".join(parts)
+
+
+def write_out(contents: Contents) -> Sequence[bytes | memoryview]:
+    """What is to be written of `contents`, in few pieces."""
+    if contents and isinstance(contents[0], Framed):
+        return [framed.content for framed in cast(Sequence[Framed], contents)]
+    return [join_frames(contents)]
+
+
+def count_records(contents: Contents) -> int:
+    """How many records they are."""
+    if contents and isinstance(contents[0], Framed):
+        return sum(framed.records for framed in cast(Sequence[Framed], contents))
+    return len(contents)
 
 
 def frame_end(segment: bytes | memoryview, offset: int) -> int | None:

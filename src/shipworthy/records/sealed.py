@@ -10,13 +10,23 @@ import struct
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shipworthy.kernel.errors import IntegrityError
-from shipworthy.records.format import FRAME, MAX_FRAME_BYTES, SegmentHeader, join_frames, whole_frames_of
+from shipworthy.records.format import (
+    FRAME,
+    MAX_FRAME_BYTES,
+    Contents,
+    Framed,
+    SegmentHeader,
+    count_records,
+    join_frames,
+    whole_frames_of,
+)
 from shipworthy.security.vault import Vault
 
 COUNT = struct.Struct("<I")  # records of a group, in the open, and authenticated
@@ -44,7 +54,7 @@ def segment_cipher(vault: Vault, segment: Path, header: bytes) -> AESGCM:
     return AESGCM(vault.object_key(known.key, known.salt, f"segment/{place}/{sha256(header).hexdigest()}", segment))
 
 
-def seal_groups(cipher: AESGCM, number: int, contents: Sequence[bytes]) -> list[bytes]:
+def seal_groups(cipher: AESGCM, number: int, contents: Contents) -> list[bytes]:
     """The frames' contents for one commit: one message, or several where they would not fit a frame.
 
     Args:
@@ -54,7 +64,7 @@ def seal_groups(cipher: AESGCM, number: int, contents: Sequence[bytes]) -> list[
     """
     sealed: list[bytes] = []
     for group in _groups(contents):
-        count = COUNT.pack(len(group))
+        count = COUNT.pack(count_records(group))
         sealed.append(count + cipher.encrypt(_nonce(number + len(sealed)), join_frames(group), count))
     return sealed
 
@@ -81,11 +91,11 @@ def count_groups(contents: Sequence[bytes | memoryview]) -> int:
     return sum(COUNT.unpack_from(content)[0] for content in contents if len(content) >= COUNT.size)
 
 
-def _groups(contents: Sequence[bytes]) -> Iterator[list[bytes]]:
-    group: list[bytes] = []
+def _groups(contents: Contents) -> Iterator[Contents]:
+    group: list[Any] = []
     size_bytes = 0
     for content in contents:
-        needed = FRAME.size + len(content)
+        needed = len(content.content) if isinstance(content, Framed) else FRAME.size + len(content)
         if group and size_bytes + needed > MAX_GROUP_BYTES:
             yield group
             group, size_bytes = [], 0

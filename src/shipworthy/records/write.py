@@ -25,15 +25,17 @@ from shipworthy.records.disk import Disk, LocalDisk, write_all, write_seal
 from shipworthy.records.format import (
     MAGIC,
     SEALED_MAGIC,
+    Contents,
     SegmentHeader,
     SegmentSeal,
+    count_records,
     frame,
     has_magic,
     has_whole_frame_after,
-    join_frames,
     name_of,
     seal_of,
     whole_frames,
+    write_out,
 )
 from shipworthy.records.sealed import count_groups, seal_groups, segment_cipher
 from shipworthy.records.spool import move_segment, spooled_segments
@@ -57,7 +59,7 @@ class _Segment:
     is_unsynced: bool = False
     is_spooled: bool = False
 
-    def commit(self, content: bytes, records: int) -> None:
+    def commit(self, content: bytes | memoryview, records: int) -> None:
         self.digest.update(content)
         self.size_bytes += len(content)
         self.records += records
@@ -143,11 +145,11 @@ class SegmentWriter:
         """What waits in the spool."""
         return self._spool_bytes
 
-    def append(self, contents: Sequence[bytes], *, sync: bool = True, seal: bool = False, spool: int = 0) -> bool:
+    def append(self, contents: Contents, *, sync: bool = True, seal: bool = False, spool: int = 0) -> bool:
         """Write `contents` as one group; with `sync`, durable when this returns, else after the next `sync()`.
 
         Args:
-            contents: encoded records.
+            contents: encoded records, or frames of them, each of which fits a group.
             sync: whether to wait for the medium.
             seal: whether to encrypt them; from then on this writer encrypts everything.
             spool: bytes that may wait in the spool while the disk refuses, of all its sharers; 0: nothing is put there.
@@ -220,11 +222,12 @@ class SegmentWriter:
 
     # --- with the lock held
 
-    def _write_group(self, segment: _Segment, contents: Sequence[bytes], *, sync: bool) -> None:
-        frames = contents if segment.cipher is None else seal_groups(segment.cipher, segment.frames, contents)
-        content = join_frames(frames)
+    def _write_group(self, segment: _Segment, contents: Contents, *, sync: bool) -> None:
+        frames: Contents = contents if segment.cipher is None else seal_groups(segment.cipher, segment.frames, contents)
+        pieces = write_out(frames)
         try:
-            write_all(self._disk, segment.descriptor, content)
+            for piece in pieces:
+                write_all(self._disk, segment.descriptor, piece)
             if sync:
                 self._disk.sync(segment.descriptor)
             if os.fstat(segment.descriptor).st_nlink == 0:
@@ -232,10 +235,12 @@ class SegmentWriter:
         except OSError as error:
             self._fence(segment, error)
         segment.is_unsynced = not sync
-        segment.commit(content, len(contents))
-        segment.frames += len(frames)
+        for piece in pieces:
+            segment.commit(piece, 0)
+        segment.records += count_records(contents)
+        segment.frames += count_records(frames)
         if segment.is_spooled:
-            self._spool_bytes += len(content)
+            self._spool_bytes += sum(map(len, pieces))
             if segment.size_bytes >= self._segment_bytes:
                 self._close_spooled()
         elif segment.size_bytes >= self._segment_bytes * (1 if sync else 2):  # `sync()` comes to `async` ones first

@@ -41,7 +41,7 @@ class Output:
         if self.kind == "jsonl":
             return frame.write_ndjson().encode()
         buffer = io.BytesIO()
-        frame.write_ipc(buffer, compression="lz4")
+        frame.write_ipc(buffer)
         return buffer.getvalue()
 
     def suited(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -74,7 +74,8 @@ class Output:
             return digest_json([part.checksum for part in draft.parts])
         whole = self._whole(draft)
         if self.kind == "parquet":
-            pl.scan_ipc(draft.files, glob=False, hive_partitioning=False).sink_parquet(whole)
+            answers = pl.scan_ipc(draft.files, glob=False, hive_partitioning=False)
+            answers.sink_parquet(whole, compression="snappy")  # half the work of zstd for a third more bytes
         with open(whole, "rb") as file:
             os.fsync(file.fileno())
         return _digest(whole)

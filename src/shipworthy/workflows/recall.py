@@ -50,18 +50,20 @@ class Recall:
         ids: all ids of the table, in series of some rows; null where a row has none.
         directory: `records/ENV`.
         vault: opens sealed segments.
+        unique: whether no id can stand in several rows.
 
     Raises:
         AccessError: a segment is sealed, and its key is not here.
         IntegrityError: a record segment is damaged.
     """
 
-    def __init__(self, ids: Iterable[pl.Series], directory: Path, vault: Vault | None) -> None:
-        hashes = [hash_ids(series.drop_nulls()) for series in ids]
+    def __init__(self, ids: Iterable[pl.Series], directory: Path, vault: Vault | None, *, unique: bool = False) -> None:
+        self._segments = list_segments(directory)
+        hashes = [] if unique and not self._segments else [hash_ids(series.drop_nulls()) for series in ids]
         asked = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, dtype=np.uint64)
         self._repeated = np.unique(asked[1:][asked[1:] == asked[:-1]])
-        self._segments = list_segments(directory) if len(asked) else []
-        found = [_find(number, segment, asked, vault) for number, segment in enumerate(self._segments)]
+        segments = self._segments if len(asked) else []
+        found = [_find(number, segment, asked, vault) for number, segment in enumerate(segments)]
         every = np.concatenate(found) if found else np.empty((0, 3), dtype=np.uint64)
         self._places = every[np.argsort(every[:, 0], kind="stable")]
         self._vault = vault

@@ -1,4 +1,4 @@
-"""Records of many rows that one release answered, from columns: what `serving.answer.record_answer` says of each."""
+"""Records of many rows that one release answered, from columns: what `serving.answer` records of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from shipworthy.records.bulk import (
     bools,
     constant,
     floats,
+    frame_rows,
     ints,
-    join,
-    join_rows,
     map_of,
     mixed,
     picked,
     texts,
     where,
 )
+from shipworthy.records.format import Framed
 from shipworthy.serving.policy import Decisions
 from shipworthy.serving.servable import Servable
 
@@ -44,8 +44,8 @@ def record_rows(
     prediction_ids: Sequence[str],
     ids: Sequence[str],
     occasion: Occasion,
-) -> list[bytes]:
-    """The encoded record of each of n rows that the model answered and that needed nothing special.
+) -> list[Framed]:
+    """The framed record of each of n rows that the model answered and that needed nothing special.
 
     Args:
         servable: the release that answered.
@@ -76,7 +76,7 @@ def record_rows(
         entries.append(("probability", _probability(policy.classes, decided.probability)))
     if decided.interval is not None:
         sides = [floats(decided.interval[:, side]) for side in (0, 1)]
-        entries.append(("interval", join(array_of(2), *sides)))
+        entries.append(("interval", (array_of(2), *sides)))
     entries += [("confidence", floats(decided.confidence)), ("decision", mixed(decided.decision))]
     pieces += [_entry(name, piece) for name, piece in entries]
     pieces.append(where(review, _entry("handling", constant("review"))))
@@ -84,11 +84,11 @@ def record_rows(
     always = 12 + (decided.probability is not None) + (decided.interval is not None)
     varying = has_context.astype(np.int64) + review
     head = map_of(always + int(varying[0])) if (varying == varying[0]).all() else map_of(always + varying)
-    return join_rows([head, *pieces], len(prediction_ids))
+    return frame_rows((head, *pieces), len(prediction_ids))
 
 
 def _entry(name: str, piece: Piece) -> Piece:
-    return join(constant(name), piece)
+    return constant(name), piece
 
 
 def _prediction(classes: Sequence[str], decided: Decisions) -> Piece:
@@ -97,7 +97,7 @@ def _prediction(classes: Sequence[str], decided: Decisions) -> Piece:
 
 def _probability(classes: Sequence[str], probability: NDArray[np.float64]) -> Piece:
     pairs = [piece for place, name in enumerate(classes) for piece in (constant(name), floats(probability[:, place]))]
-    return join(map_of(len(classes)), *pairs)
+    return map_of(len(classes)), *pairs
 
 
 def _fields(
@@ -113,7 +113,7 @@ def _fields(
         if present.any():
             pieces.append(where(present, _entry(field.name, _values(field, sent[field.name]))))
     head = map_of(int(given[0]) if rows and (given == given[0]).all() else given)
-    return join(head, *pieces), given
+    return (head, *pieces), given
 
 
 def _values(field: FeatureField | ContextField, values: pl.Series) -> Piece:
