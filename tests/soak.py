@@ -225,6 +225,18 @@ ROWS = (
         ),
     ),
     Row(
+        "F11 F12 F13 Python",
+        "a Python model that raises, hangs, crashes, forks, lies, gives NaN: its rows fall back, the worker stays",
+        ("tests/serving/test_python_models.py::test_whatever_a_model_does_costs_its_rows_and_no_worker",),
+        20,
+    ),
+    Row(
+        "F15 Python",
+        "a Python model that leaks: succeeded by one that was warmed beside, every request answered by the model",
+        ("tests/serving/test_python_models.py::test_a_model_that_grows_is_succeeded_and_nobody_notices",),
+        5,
+    ),
+    Row(
         "F16",
         "a bundle with one bit, length, file, link or name changed: refused before anything is loaded",
         ("tests/bundle/test_bundle.py::test_every_mutated_bundle_is_refused",),

@@ -15,9 +15,9 @@ import pytest
 from shipworthy.bundle.format import Policy
 from shipworthy.bundle.verify import verify_payload
 from shipworthy.evaluation.processes import family
-from shipworthy.kernel.errors import IntegrityError
+from shipworthy.kernel.errors import IntegrityError, ModelError
 from shipworthy.records.read import read_records
-from shipworthy.serving.runtimes.load import load_patiently
+from shipworthy.serving.runtimes.load import load_patiently, load_runtime
 from tests.conftest import Seen
 from tests.engines import models
 from tests.engines.models import SOURCE, model_data
@@ -108,26 +108,26 @@ def test_whatever_a_model_does_costs_its_rows_and_no_worker(
 ) -> None:
     """F11, F12, F13 of Python models: labelled fallback in time, and the model answers again in the same worker."""
     place.deploy(publish(place))
-    running = start()
     how, cause = FAULTS[fault]
-    workers = running.workers
     times = REPEAT or 1
     took, back = [], []
     for _ in range(times):
+        running = start()
+        workers = running.workers
         began = time.monotonic()
         status, answer = running.predict(good_request(income=how))
         took.append(time.monotonic() - began)
-        assert status == 200
-        assert answer["source"] == "fallback"
+        assert (status, answer["source"]) == (200, "fallback")
         assert answer["warnings"] == [f"answered by fallback: {cause}"]
-        back.append(wait_for(lambda: answers_again(running), 20))
+        back.append(wait_for(lambda running=running: answers_again(running), 20))  # type: ignore[misc]
+        assert running.workers == workers
+        assert metric(running, "worker_restarts_total") == 0
+        assert metric(running, "breaker_opened_total") == 0  # one run failed; those that found it away were none
+        assert len(model_pids(running)) == 1
+        running.stop()
     assert max(took) < TIMEOUT_S + 1
-    assert running.workers == workers
-    assert metric(running, "worker_restarts_total") == 0
     recorded = [record for record in read_records(place.records) if record.inputs["income"] == how]
-    assert len(recorded) == times
-    assert {record.source for record in recorded} == {"fallback"}
-    assert len(model_pids(running)) == 1
+    assert [record.source for record in recorded] == ["fallback"] * times
     seen(f"{fault}: times", times)
     seen(f"{fault}: s to the fallback, longest", round(max(took), 2))
     seen(f"{fault}: s until the model answers again, longest", round(max(back), 2))
@@ -141,7 +141,8 @@ def test_one_poison_row_that_raises_costs_its_batch_mates_nothing(python: Runnin
 
 def test_a_crash_costs_the_rows_of_its_run(python: Running) -> None:
     items = [good_request(income=models.CRASHES if i == 7 else 50.0) for i in range(100)]
-    assert {answer["source"] for answer in python.predict(items)[1]} == {"fallback"}
+    warnings = [warning for answer in python.predict(items)[1] for warning in answer["warnings"]]
+    assert warnings == ["answered by fallback: the model failed"] * 100
     wait_for(lambda: answers_again(python), 10)
 
 
@@ -156,7 +157,7 @@ def test_a_model_that_grows_is_succeeded_and_nobody_notices(
     place: Place, start: Callable[..., Running], seen: Seen
 ) -> None:
     """F15 of Python models: 20 MB a second, up to 80 % of 250 MB; the successor is warmed beside."""
-    place.deploy(publish(place, timeout_s=1.0))
+    place.deploy(publish(place, timeout_s=1.0, durability="async"))  # this is not about a busy disk
     running = start()
     workers = running.workers
     callers = Callers(running, 4, pause_s=0.01)
@@ -166,7 +167,7 @@ def test_a_model_that_grows_is_succeeded_and_nobody_notices(
         while first in model_pids(running):
             assert running.predict(good_request(income=models.LEAKS))[0] == 200
             leaks += 1
-            time.sleep(0.3)
+            time.sleep(1.0 if REPEAT else 0.3)
         wait_for(lambda: len(model_pids(running)) == 1, 10)
     callers.stop()
     assert running.workers == workers
@@ -181,17 +182,22 @@ def test_a_model_that_grows_is_succeeded_and_nobody_notices(
 def test_one_that_dies_while_nobody_asks_is_started_again_before_somebody_does(python: Running) -> None:
     (first,) = model_pids(python)
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: model_pids(python) not in ([], [first]), 10)
-    time.sleep(0.3)
+    wait_for(lambda: "another process of the model answers" in python.stderr.read_text(), 10)
     assert python.predict(good_request())[1]["source"] == "model"
 
 
-def test_one_that_dies_again_and_again_is_started_with_pauses(python: Running) -> None:
-    began, starts = time.monotonic(), set(model_pids(python))
-    while time.monotonic() - began < 4:
-        python.predict(good_request(income=models.EXITS))
-        starts |= set(model_pids(python))
-    assert 3 <= len(starts) <= 8  # pauses of 0, 0.1, 0.2, 0.4, 0.8, 1.6 s between; the breaker rests beside
+def test_one_that_dies_again_and_again_is_started_with_pauses(place: Place) -> None:
+    publish(place)
+    runtime = load_runtime(verify_payload(max(place.root.glob("payload-*"))))
+    runtime.run(np.ones((1, len(WEIGHTS)), np.float32))
+    deaths, end = 0, time.monotonic() + 3
+    while time.monotonic() < end:
+        with pytest.raises(ModelError) as caught:
+            runtime.run(np.full((1, len(WEIGHTS)), models.EXITS, np.float32))
+        deaths += caught.value.fault == "ended"
+        time.sleep(0.005)
+    runtime.close()
+    assert 3 <= deaths <= 7  # after pauses of 0, 0.1, 0.2, 0.4, 0.8, 1.6 s
 
 
 def test_a_killed_worker_takes_its_models_process_along(python: Running) -> None:
@@ -225,12 +231,34 @@ def test_releases_switch_between_runtimes_and_leave_no_process_behind(
     wait_for(lambda: model_pids(running) == [], 5)
 
 
-def test_a_slow_model_gets_few_rows_at_a_time(python: Running) -> None:
-    """5 ms a row: 256 rows would take longer than any of them may."""
-    items = [good_request(income=models.SLOW) for _ in range(60)]
-    for _ in range(3):
-        python.predict(items)
-    assert {answer["source"] for answer in python.predict(items[:10])[1]} == {"model"}
+def test_a_slow_model_is_warmed_beyond_its_deadline_and_gets_few_rows_at_a_time(
+    place: Place, start: Callable[..., Running]
+) -> None:
+    """3 ms a row: 256 rows, which warm it, take twice as long as any row may."""
+    slow = SOURCE.replace(b"        asked = set(", b"        time.sleep(0.003 * len(matrix))\n        asked = set(")
+    assert slow != SOURCE
+    place.deploy(publish(place, source=slow))
+    running = start()
+    assert {answer["source"] for answer in running.predict([good_request()] * 60)[1]} == {"model"}
+
+
+def test_a_hang_behind_a_slow_run_costs_no_worker(place: Place, start: Callable[..., Running]) -> None:
+    """Its rows waited, so they are late long before its process is killed: the worker is not to blame."""
+    place.deploy(publish(place, timeout_s=1.4))
+    running = start()
+    workers = running.workers
+    connection = running.connect(10)
+    body = json.dumps([good_request(income=models.SLOW)] * 160)  # 0.8 s
+    connection.request("POST", f"/v1/systems/{SYSTEM}/predict", body)
+    time.sleep(0.1)
+    began = time.monotonic()
+    assert running.predict(good_request(income=models.SLEEPS))[1]["source"] == "fallback"
+    assert time.monotonic() - began < 1.4 + 0.5
+    connection.getresponse().read()
+    connection.close()
+    wait_for(lambda: answers_again(running), 10)
+    assert running.workers == workers
+    assert metric(running, "worker_restarts_total") == 0
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_and_the_last_good_state_answers(

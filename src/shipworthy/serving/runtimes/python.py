@@ -171,6 +171,7 @@ class _Keeper:
             old, self._process = self._process, fresh
         self._started = time.monotonic()
         self._is_up.set()
+        _log.info("another process of the model answers")
         if old is not None:
             old.close()
 
