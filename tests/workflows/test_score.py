@@ -358,3 +358,22 @@ def test_two_at_once_are_kept_apart(place: Place, parts: Parts, tmp_path: Path) 
     with closing(other), pytest.raises(ConflictError, match="another process writes records as score"):
         run(parts, source, tmp_path / "answers.csv")
     assert not (tmp_path / "answers.csv").exists()
+
+
+def test_where_answers_always_carry_reasons_those_of_a_file_are_recorded_with_them(
+    place: Place, parts: Parts, tmp_path: Path
+) -> None:
+    deploy(place, reasons=2, reasons_always=True)
+    rows = draw_rows(rows=120)
+    report = run(parts, write_table(tmp_path / "loans.csv", rows), tmp_path / "answers.jsonl")
+    records = {record.id: record for record in read_records(place.records)}
+    assert len(records) == report.answered > 60
+    asked = [row for row in rows if row["loan"] in records][:20]
+    server = start_server(place.settings(records=str(tmp_path / "others")), tmp_path / "stderr")
+    try:
+        answers = server.predict([request_of(row) for row in asked])[1]
+    finally:
+        server.stop(signal.SIGKILL)
+    for row, answer in zip(asked, answers, strict=True):
+        assert len(answer["reasons"]["changes"]) <= 2
+        assert records[row["loan"]].reasons == answer["reasons"]

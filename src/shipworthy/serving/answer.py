@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from shipworthy.bundle.format import Policy
 from shipworthy.kernel.ids import make_id
 from shipworthy.records.format import Record
 from shipworthy.serving.decode import Sample
@@ -12,6 +13,7 @@ from shipworthy.serving.policy import Decided
 from shipworthy.serving.servable import Servable
 
 REASONS_METHOD = "ablation-to-reference"
+NO_REASONS = "without reasons: the model failed on them, or there was no time left"
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(a + b for a in _DIGITS for b in _DIGITS)
 _SERIES = 1 << 20  # ids that share one prefix
@@ -84,6 +86,13 @@ def answer_fallback(servable: Servable, sample: Sample, cause: str, prediction_i
         release=servable.release,
         warnings=[*(sample.warnings or ()), f"answered by fallback: {cause}"],
     )
+
+
+def add_reasons(answer: Answer, reasons: Reasons | None, policy: Policy) -> None:
+    """Let an answer that is to carry reasons carry them; where a model's has none it says so."""
+    answer.reasons = reasons
+    if reasons is None and answer.source == "model" and policy.reasons:
+        answer.warnings = [*answer.warnings, NO_REASONS]
 
 
 def record_answer(

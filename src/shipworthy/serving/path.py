@@ -19,7 +19,7 @@ from shipworthy.bundle.format import Policy
 from shipworthy.kernel.errors import ModelError, ModelFault
 from shipworthy.records.write import SegmentWriter
 from shipworthy.serving.admission import Admission
-from shipworthy.serving.answer import Answer, IdMint, Reasons, answer_fallback, answer_model
+from shipworthy.serving.answer import Answer, IdMint, Reasons, add_reasons, answer_fallback, answer_model
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters
 from shipworthy.serving.decode import Sample
@@ -37,7 +37,6 @@ SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
 FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
 UNLIKE = "out of distribution"  # the model could have answered: nothing is wrong with it
 RESTING = "the model rests after it failed"
-NO_REASONS = "without reasons: the model failed on them, or there was no time left"
 REASONS_SHARE = 0.5  # of the deadline within which reasons are still begun: an answer is worth more than its reasons
 _CAUSES: dict[ModelFault, str] = {"raised": FAILED, "ended": FAILED, "late": LATE, "resting": RESTING}
 
@@ -230,9 +229,7 @@ class PredictionPath:
             else:
                 answer = answer_model(servable, job.sample, result, prediction_id)
             if job.sample.reasons or servable.policy.reasons_always:
-                answer.reasons = reasons.get(job)
-                if answer.reasons is None and answer.source == "model" and servable.policy.reasons:
-                    answer.warnings = [*answer.warnings, NO_REASONS]
+                add_reasons(answer, reasons.get(job), servable.policy)
             answers.append((job, answer))
         recorded = self._recorder.record(servable, answers)
         if recorded.refused:

@@ -30,12 +30,13 @@ from shipworthy.records.bulk import frame_contents
 from shipworthy.records.format import Framed, count_records
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.access import Principal
-from shipworthy.serving.answer import Answer, IdMint, answer_fallback, answer_model, record_answer
+from shipworthy.serving.answer import Answer, IdMint, Reasons, add_reasons, answer_fallback, answer_model, record_answer
 from shipworthy.serving.decode import MAX_ID, InvalidRequestError, Sample
 from shipworthy.serving.live import LiveState, load_live
 from shipworthy.serving.pace import MAX_RUN_ROWS
 from shipworthy.serving.path import infer
 from shipworthy.serving.policy import Decided, Decisions, decide
+from shipworthy.serving.reasons import explain
 from shipworthy.serving.router import STICKY, choose_release, unit_of
 from shipworthy.serving.runtimes.load import load_patiently
 from shipworthy.serving.servable import Servable
@@ -405,7 +406,7 @@ class _Ran:
     """What the model and the policy say of a chunk."""
 
     groups: list[tuple[_Group, NDArray[np.intp], Decisions]]  # with the places that have a usable output
-    single: list[tuple[int, Servable, Sample, Decided | str]]
+    single: list[tuple[int, Servable, Sample, Decided | str, Reasons | None]]
 
 
 class Scorer:
@@ -485,7 +486,8 @@ class Scorer:
             for start in range(0, len(taken), MAX_RUN_ROWS):
                 run = taken[start : start + MAX_RUN_ROWS]
                 results = infer(servable, [sample for _, _, sample in run])
-                ran.single.extend((*row, result) for row, result in zip(run, results, strict=True))
+                reasons = _explain(servable, [sample for _, _, sample in run], results)
+                ran.single.extend((*row, result, why) for row, result, why in zip(run, results, reasons, strict=True))
         return ran
 
     def finish(self, ready: _Ready, ran: _Ran) -> pl.DataFrame:
@@ -646,14 +648,17 @@ class Scorer:
     # --- finishing
 
     def _answer_singly(
-        self, rows: Sequence[tuple[int, Servable, Sample, Decided | str]]
+        self, rows: Sequence[tuple[int, Servable, Sample, Decided | str, Reasons | None]]
     ) -> list[tuple[int, Sample, Answer]]:
         answers = []
-        for (place, servable, sample, result), prediction_id in zip(rows, self._mint.mint(len(rows)), strict=True):
+        for row, prediction_id in zip(rows, self._mint.mint(len(rows)), strict=True):
+            place, servable, sample, result, reasons = row
             if isinstance(result, str):
                 answer = answer_fallback(servable, sample, result, prediction_id)
             else:
                 answer = answer_model(servable, sample, result, prediction_id)
+            if servable.policy.reasons_always:
+                add_reasons(answer, reasons, servable.policy)
             answers.append((place, sample, answer))
         return answers
 
@@ -697,10 +702,21 @@ class Scorer:
 
 def _grouped(servable: Servable, taken: NDArray[np.bool_], judged: Judged) -> list[_Group]:
     places = np.flatnonzero(taken)
-    if not len(places):
+    if not len(places) or servable.policy.reasons_always:  # for reasons the row decoder has what they set anew
         return []
     matrix = judged.matrix if len(places) == len(taken) else judged.matrix[places]
     return [_Group(servable, places, matrix, judged.sent)]
+
+
+def _explain(servable: Servable, samples: Sequence[Sample], results: Sequence[Decided | str]) -> list[Reasons | None]:
+    """Reasons of each answer of the model, where answers always carry them."""
+    found: list[Reasons | None] = [None] * len(samples)
+    if servable.policy.reasons_always:
+        places = [place for place, result in enumerate(results) if not isinstance(result, str)]
+        decided = [result for result in results if not isinstance(result, str)]
+        for place, reasons in zip(places, explain(servable, [samples[at] for at in places], decided), strict=True):
+            found[place] = reasons
+    return found
 
 
 def _run_group(group: _Group) -> tuple[NDArray[np.intp], Decisions]:
