@@ -143,11 +143,10 @@ class _Process:
         self, signature: Signature, make_runtime: Callable[[VerifiedPayload], Runtime], vault: Vault, *, is_old: bool
     ) -> int:
         loop = asyncio.get_running_loop()
-        syncing = Lane("sync")
+        sync = _Sync(loop, self._writer)
         environment = Path(self._settings.live).name
         names = PathSettings(environment, WORKER, time.time, time.monotonic, os.urandom, is_patient=True)
         path = PredictionPath(loop, self._writer, self._counters, names)
-        sync = partial(_sync, loop, syncing, self._writer)
         self._consumer = Consumer(self._state, path, self._earlier, self._suspects, sync, self._counters, self._counts)
         if is_old:
             self._consumer.refused = REFUSED
@@ -164,7 +163,7 @@ class _Process:
         code = await self._oversee(stop, consuming, port)
         watch.cancel()
         path.stop(1.0)
-        syncing.stop(1.0)
+        sync.stop(1.0)
         self._records.stop(1.0)
         _log.info("stopped: %s", _summary(self._counts))
         return code
@@ -293,28 +292,46 @@ class _Process:
         }
 
 
-async def _sync(loop: asyncio.AbstractEventLoop, lane: Lane, writer: SegmentWriter) -> None:
-    done: asyncio.Future[None] = loop.create_future()
+class _Sync:
+    """Makes durable what `async` records wrote, in a thread of its own.
 
-    def sync() -> None:
+    A segment that was fenced since the last time may hold records that are lost, whoever's sync it was that failed.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, writer: SegmentWriter) -> None:
+        self._loop = loop
+        self._writer = writer
+        self._lane = Lane("sync")
+        self._fenced = writer.times_fenced
+
+    async def __call__(self) -> None:
+        """Return when it is durable.
+
+        Raises:
+            StorageError: it may not be.
+        """
+        done: asyncio.Future[bool] = self._loop.create_future()
+        self._lane.submit(partial(self._sync, done))
+        if not await done:
+            raise StorageError("The records are not known to be on the disk; mend the disk.")
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread."""
+        self._lane.stop(timeout_s)
+
+    def _sync(self, done: "asyncio.Future[bool]") -> None:
         try:
-            writer.sync()
-        except ShipworthyError as error:
-            loop.call_soon_threadsafe(_tell, done, error)
-        else:
-            loop.call_soon_threadsafe(_tell, done, None)
-
-    lane.submit(sync)
-    await done
+            self._writer.sync()
+            is_durable = self._writer.times_fenced == self._fenced
+        except ShipworthyError:
+            is_durable = False
+        self._fenced = self._writer.times_fenced
+        self._loop.call_soon_threadsafe(_tell, done, is_durable)
 
 
-def _tell(done: "asyncio.Future[None]", error: ShipworthyError | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
+def _tell(done: "asyncio.Future[bool]", is_durable: bool) -> None:
+    if not done.cancelled():
+        done.set_result(is_durable)
 
 
 def _summary(counts: MessageCounters) -> str:

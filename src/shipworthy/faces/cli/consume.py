@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -104,33 +105,33 @@ class _Keeper:
         self._settings = settings
         self._face = face
         self._child: subprocess.Popen[bytes] | None = None
-        self._is_stopping = False
+        self._stopping = threading.Event()
 
     def run(self) -> int:
         """The exit code: 0 if told to stop, 1 if the first one never came to take messages."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         has_begun, failures = False, 0
         try:
-            while not self._is_stopping:
+            while not self._stopping.is_set():
                 began = time.monotonic()
                 is_ready = self._run_one(is_first=not has_begun)
-                if self._is_stopping or not (has_begun or is_ready):
+                if self._stopping.is_set() or not (has_begun or is_ready):
                     break
                 has_begun = True
                 failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
                 delay = min(FIRST_DELAY_S * 2 ** (failures - 1), MAX_DELAY_S)
                 self._face.note(f"the consumer ended; another one starts in {delay:g} s")
-                time.sleep(delay)
+                self._stopping.wait(delay)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        return 0 if self._is_stopping else 1
+        return 0 if self._stopping.is_set() else 1
 
     def _run_one(self, *, is_first: bool) -> bool:
         """Run a consumer to its end; whether it came to take messages."""
         child = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         self._child = child
-        if self._is_stopping:
+        if self._stopping.is_set():
             child.terminate()
         try:
             line = child.stdout.readline() if child.stdout else b""
@@ -142,7 +143,7 @@ class _Keeper:
         return bool(line)
 
     def _stop(self, number: int, frame: Any) -> None:
-        self._is_stopping = True
+        self._stopping.set()
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
 
