@@ -304,13 +304,17 @@ def test_async_records_are_on_the_disk_before_their_messages_are_acknowledged(
     consumer = consume(FAULTY, environ={"FAILING_DISK": str(switch)}, metrics_port=0)
     place.deploy(place.publish(2, policy=loans_policy(durability="async")))
     until(lambda: health(consumer)["releases"] == ["loans:2"])
-    switch.write_text(str(place.records))
     send(broker.url, [message(request("a"))])
+    receive(broker.url, 1)
+    switch.write_text(str(place.records))  # syncs fail; writes to the segment that is open do not
+    send(broker.url, [message(request("b"))])
     until(lambda: metric(consumer, "messages_held_total") > 0)
     assert depth(broker.url, "answers") == 0
     switch.unlink()
     (answer,) = receive(broker.url, 1)
-    assert [record.prediction_id for record in read_records(place.records)] == [answer.document["prediction_id"]]
+    assert answer.properties.headers["id"] == "b"
+    predictions = {record.prediction_id for record in read_as(place.records, Record) if record.id == "b"}
+    assert answer.document["prediction_id"] in predictions  # beside one that may have been lost
 
 
 def test_a_late_model_is_answered_by_fallback_and_one_that_hangs_ends_its_process(
