@@ -152,6 +152,24 @@ ROWS = (
         50,
     ),
     Row(
+        "F03 score",
+        "kill -9 of `score`: run again it ends in the same answers, each row recorded once, nothing half-written",
+        ("tests/workflows/test_score_kills.py",),
+        24,
+    ),
+    Row(
+        "score memory",
+        "so many rows scored in the memory of 200,000, but for their ids",
+        ("tests/workflows/test_score_memory.py",),
+        10_000_000,
+    ),
+    Row(
+        "score columns",
+        "rows judged in columns get what the row decoder gives each: matrix, record and answer, bit for bit",
+        ("tests/workflows/test_columnar.py",),
+        100,
+    ),
+    Row(
         "F03 ledger",
         "kill -9 of a process that appends: nothing acknowledged is lost, and the audit passes",
         ("tests/ledger/test_recovery.py::test_a_killed_process_loses_nothing_it_acknowledged",),

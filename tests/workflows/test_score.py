@@ -1,12 +1,10 @@
 """A file is answered as the server would answer it: same decisions, same records, nothing lost, nothing twice."""
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,9 @@ import pytest
 
 from shipworthy.bundle.format import ContextField
 from shipworthy.kernel.errors import AccessError, ConflictError, DataError, NotFoundError, UsageError
-from shipworthy.ledger.artefacts import ArtefactStore
-from shipworthy.ledger.store import open_ledger
 from shipworthy.records.read import read_records
 from shipworthy.security.access import Principal
 from shipworthy.serving.router import choose_release
-from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts
 from shipworthy.workflows.score import ScoreReport, score
 from tests.serving.conftest import SYSTEM, WEIGHTS, Place, linear_model, loans_policy, loans_schema, start_server
@@ -32,19 +27,6 @@ NOW = 1_800_000_000.0
 ANN = Principal("ann", frozenset({"ml-engineer"}))
 COMPARED = ("prediction", "confidence", "decision", "source", "handling", "release")
 PURPOSES = ["purchase", "refinance"]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(Project(tmp_path).state)
-
-
-@pytest.fixture
-def parts(place: Place, tmp_path: Path) -> Iterator[Parts]:
-    project = Project(tmp_path)
-    project.state.mkdir()
-    with open_ledger(project.ledger_url({}), project.log, place.key, lambda: NOW) as ledger:
-        yield Parts(project, ledger, ArtefactStore(project.blobs), place.key, "user:ann", lambda: NOW, os.urandom)
 
 
 def schema() -> Any:

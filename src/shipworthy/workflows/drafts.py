@@ -138,7 +138,7 @@ def hold_draft(folder: Path, destination: str) -> Iterator[None]:
         StorageError: it cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _refusal(destination, error) from None

@@ -75,7 +75,10 @@ class Output:
         whole = self._whole(draft)
         if self.kind == "parquet":
             answers = pl.scan_ipc(draft.files, glob=False, hive_partitioning=False)
-            answers.sink_parquet(whole, compression="snappy")  # half the work of zstd for a third more bytes
+            try:
+                answers.sink_parquet(whole, compression="snappy")  # half the work of zstd for a third more bytes
+            except pl.exceptions.PolarsError as error:
+                raise StorageError(f"{self.name}: cannot be written ({error}); free space") from None
         with open(whole, "rb") as file:
             os.fsync(file.fileno())
         return _digest(whole)

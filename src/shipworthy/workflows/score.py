@@ -164,6 +164,7 @@ def _draft_folder(parts: Parts, output: Output) -> Path:
     """Beside the output; in the project where that is a database."""
     if output.target is None:
         return output.path.with_name(f".{output.path.name}.draft")
+    parts.project.work.mkdir(parents=True, exist_ok=True)
     return parts.project.work / f"score-{digest_json(output.name)[7:23]}"
 
 
