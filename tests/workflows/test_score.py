@@ -300,7 +300,8 @@ FULL = """
 import os, resource, sys
 from pathlib import Path
 sys.path.insert(0, {top!r})
-from tests.workflows.test_score import ANN, NOW, Place, Project, Parts, ArtefactStore, open_ledger, run
+from tests.workflows.conftest import NOW, Place, Project, Parts, ArtefactStore, open_ledger
+from tests.workflows.test_score import run
 top = Path({root!r})
 project, place = Project(top), Place(Project(top).state)
 with open_ledger(project.ledger_url({{}}), project.log, place.key, lambda: NOW) as ledger:

@@ -27,7 +27,8 @@ RUN = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {top!r})
-from tests.workflows.test_score import ANN, ArtefactStore, Parts, Place, Project, open_ledger
+from tests.workflows.conftest import ArtefactStore, Parts, Place, Project, open_ledger
+from tests.workflows.test_score import ANN
 from shipworthy.workflows.score import score
 root = Path(sys.argv[1])
 project, place = Project(root), Place(Project(root).state)
