@@ -211,6 +211,18 @@ def test_columns_that_are_mixed_before_the_sum_are_no_columns_parts() -> None:
     assert find_structure(graph) is None
 
 
+def test_a_slow_model_is_asked_about_fewer_rows() -> None:
+    """Two seconds for 20 rows, so 0.1 s each; a row of 6 columns takes 2 ** 6 combinations with 20 rows."""
+    clock = iter((0.0, 2.0))
+    found = explainer(network(WIDTH), "binary")
+    assert found.rows_within(1280.0, lambda: next(clock)) == 10
+    background = np.random.default_rng(1).normal(size=(30, 12)).astype(np.float32)
+    wide, clock = Explainer(payload(network(12), "binary"), background, seed=1), iter((0.0, 2.0))
+    assert wide.rows_within(1300.0, lambda: next(clock)) == 10  # 50 pairs of orders, 13 rows each
+    boosted = lightgbm.LGBMClassifier(n_estimators=3, verbosity=-1).fit(TRAIN, TRUTH["binary"])
+    assert explainer(boosted, "binary").rows_within(0.0) is None
+
+
 def test_without_background_there_is_nothing_to_compare_with() -> None:
     with pytest.raises(EvidenceError, match="no row of the training part"):
         Explainer(payload(network(WIDTH), "binary"), BACKGROUND[:0], seed=1)

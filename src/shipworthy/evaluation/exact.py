@@ -4,6 +4,8 @@ They take too long for an answer and are right by definition, so they are for ba
 reasons are compared with.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,6 +86,18 @@ class Explainer:
     def background_rows(self) -> int:
         """How many rows of training the values compare with."""
         return len(self._background if self._structure is not None else self._background[:FEW_ROWS])
+
+    def rows_within(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> int | None:
+        """How many rows may be explained in about so long; None where the model need not be asked, so any number."""
+        if self._structure is not None:
+            return None
+        few, columns = self._background[:FEW_ROWS], self._background.shape[1]
+        self._score(few)  # the first run is slower
+        began = clock()
+        self._score(few)
+        each = (clock() - began) / len(few)
+        asked = 2**columns * len(few) if self.method == "exact-enumeration" else 2 * ORDERS * (columns + 1)
+        return int(seconds / max(each * asked, 1e-9))
 
     @property
     def score_name(self) -> str:

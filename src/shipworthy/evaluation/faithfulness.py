@@ -28,6 +28,8 @@ from shipworthy.stats.metrics import midranks
 Floats = NDArray[np.float64]
 
 ROWS = 500  # compared: the standard error of a share is then at most 2.2 %
+BUDGET_S = 20.0  # for a model that has to be asked: a slow one is asked about fewer rows
+LEAST_ROWS = 20  # fewer say nothing
 MEASURED = "measured"  # name of a release that there is not yet
 
 
@@ -55,7 +57,9 @@ class Faithfulness:
 def measure_faithfulness(
     contract: Contract, payload: VerifiedPayload, test: pl.DataFrame, background: NDArray[np.float32]
 ) -> Faithfulness | None:
-    """Compare served reasons with exact ones on up to 500 test rows; None if the contract gives no reasons.
+    """Compare served reasons with exact ones on up to 500 test rows.
+
+    None if the contract gives no reasons, or the model is too slow to be asked as often as estimates take.
 
     Args:
         contract: names features, derived columns and the seed.
@@ -68,11 +72,15 @@ def measure_faithfulness(
     """
     if not payload.policy.reasons or not test.height:
         return None
-    chosen = test.sample(min(ROWS, test.height), seed=contract.training.seed, shuffle=True)
+    explainer = Explainer(payload, background, contract.training.seed)
+    within = explainer.rows_within(BUDGET_S)
+    count = min(ROWS, test.height) if within is None else min(ROWS, test.height, within)
+    if count < min(LEAST_ROWS, test.height):
+        return None
+    chosen = test.sample(count, seed=contract.training.seed, shuffle=True)
     samples, decided, served = _served(contract, payload, chosen)
     if not samples:
         return None
-    explainer = Explainer(payload, background, contract.training.seed)
     classes = payload.policy.classes
     picked = np.array([classes.index(str(one.prediction)) for one in decided], dtype=np.intp) if classes else None
     found = explainer.explain(np.array([sample.floats for sample in samples], dtype=np.float32), picked)
