@@ -13,10 +13,8 @@ import msgspec
 from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.channel import Channel
 from aiormq.exceptions import (
-    AMQPError,
     AuthenticationError,
     ChannelAccessRefused,
-    ChannelInvalidStateError,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     DeliveryError,
@@ -34,7 +32,8 @@ CLOSE_S = 2.0
 PERSISTENT = 2  # delivery mode: on the broker's disk
 MAX_PROBLEM = 1000  # characters of a problem in a dead letter's header
 
-_LOST = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, TimeoutError, asyncio.CancelledError)
+# what a connection that is lost raises: the library's errors, a bare Exception, and the cancelling of its own tasks
+_LOST = (Exception, asyncio.CancelledError)
 
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it says comes as an error too, and is said in our words
 
