@@ -46,8 +46,11 @@ class Broker:
             lines += [f"ssl_options.certfile = {pair.cert}", f"ssl_options.keyfile = {pair.key}"]
         (folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
         (folder / "plugins").write_text("[].\n")
-        self._epmd = subprocess.Popen(["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"])
+        self._epmd = subprocess.Popen(
+            ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"], start_new_session=True
+        )
         self._process: subprocess.Popen[bytes] | None = None
+        self._guards: list[subprocess.Popen[bytes]] = []
 
     @property
     def url(self) -> str:
@@ -77,6 +80,7 @@ class Broker:
         }
         with open(self.folder / "stdout", "ab") as log:
             self._process = subprocess.Popen([SERVER], env=environment, stdout=log, stderr=log, start_new_session=True)
+        self._guards.append(_guard(self._process.pid, self._epmd.pid))
         end = time.monotonic() + START_S
         while not self._answers():
             said = (self.folder / "stdout").read_text()
@@ -91,6 +95,10 @@ class Broker:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+        for guard in self._guards:
+            guard.kill()
+            guard.communicate()
+        self._guards.clear()
 
     def close(self) -> None:
         """End it for good."""
@@ -106,3 +114,9 @@ class Broker:
                 return bool(probe.recv(8))
         except OSError:
             return False
+
+
+def _guard(group: int, epmd: int) -> "subprocess.Popen[bytes]":
+    """Ends the broker when whoever runs the tests is gone, however it ended: then nobody holds its input open."""
+    script = f"cat; kill -9 -{group} {epmd}"
+    return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)

@@ -6,12 +6,14 @@ Loaded only where messages are consumed: it takes the extra `amqp`.
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import aiormq
 import msgspec
 from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.channel import Channel
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from aiormq.exceptions import (
     AuthenticationError,
     ChannelAccessRefused,
@@ -22,6 +24,7 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 from pamqp.commands import Basic
+from yarl import URL
 
 from shipworthy.kernel.errors import AccessError, ConflictError, NotFoundError, ShipworthyError, UnavailableError
 from shipworthy.serving.consumer import Message, Reply
@@ -60,13 +63,18 @@ class Link:
         self._channel = channel
         self._inbox: asyncio.Queue[Delivery | None] = asyncio.Queue()  # None: there will be no more
         self._loss: ShipworthyError | None = None
+        self._ended = asyncio.Event()
 
-    async def consume(self) -> None:
+    async def consume(self, writer: asyncio.StreamWriter) -> None:
         """Let messages come.
+
+        Args:
+            writer: of the connection's socket; the library may take a minute to say that it is gone.
 
         Raises:
             AccessError, NotFoundError, ConflictError: the queue, as `open_link` says.
         """
+        self._watching = asyncio.create_task(self._watch(writer))
         for one in (self._channel, self._connection):
             one.closing.add_done_callback(self._lose)
         self._channel.on_consumer_cancel_callbacks.add(self._lose)  # the queue was deleted
@@ -99,6 +107,7 @@ class Link:
     def fail(self, loss: ShipworthyError) -> None:
         """Take nothing more by this connection, for it is of no use."""
         self._loss = self._loss or loss
+        self._ended.set()
         self.end()
 
     async def reply(self, deliveries: Sequence[Delivery], replies: Sequence[Reply]) -> int:
@@ -111,18 +120,37 @@ class Link:
         dead = [pair for pair in zip(deliveries, replies, strict=True) if pair[1].problem and settings.dead_letter]
         published = [self._publish(*pair) for pair in zip(deliveries, replies, strict=True)]
         buried = [self._bury(*pair) for pair in dead]
+        sending = asyncio.create_task(self._send_all(published + buried, deliveries[-1].tag))
+        sending.add_done_callback(_see)
+        ended = asyncio.create_task(self._ended.wait())
         try:
-            await _all(published + buried)
-            await self._channel.basic_ack(deliveries[-1].tag, multiple=True)
-        except DeliveryError as error:
-            raise UnavailableError(f"the broker did not take a reply: {_words(error)}") from None
-        except _LOST as error:
-            raise _lost(error) from None
+            await asyncio.wait({sending, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            sending.cancel()  # not waited for: what waits for a connection that is gone may wait for ever
+        if not sending.done() or sending.cancelled():
+            raise self._loss or UnavailableError("the connection was lost")
+        if (error := sending.exception()) is not None:
+            what = "the broker did not take a reply" if isinstance(error, DeliveryError) else "the connection was lost"
+            raise UnavailableError(f"{what}: {_words(error)}")
         return len(dead)
 
     async def close(self) -> None:
         """Let go; what is not acknowledged comes again."""
+        self._watching.cancel()
         await _close(self._connection)
+
+    async def _watch(self, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await writer.wait_closed()
+        self.fail(UnavailableError("the connection was lost"))
+
+    async def _send_all(self, sending: Sequence[Any], tag: int) -> None:
+        """Wait until the broker has all, then acknowledge; raises what one of them raised."""
+        for done in await asyncio.gather(*sending, return_exceptions=True):
+            if isinstance(done, BaseException):
+                raise done
+        await self._channel.basic_ack(tag, multiple=True)
 
     async def _receive(self, delivered: DeliveredMessage) -> None:
         properties = delivered.header.properties
@@ -175,11 +203,13 @@ async def open_link(settings: ConsumerSettings, url: str) -> Link:
     place = place_of(url)
     try:
         async with asyncio.timeout(OPEN_S):
-            connection = await aiormq.connect(url)
+            watched = _Watched(TLSTransportFactory() if url.startswith("amqps:") else TCPTransportFactory())
+            connection = await aiormq.connect(url, transport_factory=watched)
             try:
                 link = Link(settings, connection, cast(Channel, await connection.channel()))
                 await _check_queues(settings, connection, place)
-                await link.consume()
+                if watched.writer is not None:
+                    await link.consume(watched.writer)
             except BaseException:
                 await _close(connection)
                 raise
@@ -197,11 +227,29 @@ async def open_link(settings: ConsumerSettings, url: str) -> Link:
 
 
 async def _close(connection: AbstractConnection) -> None:
-    try:
-        await asyncio.wait_for(connection.close(), CLOSE_S)
-    except _LOST:
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            raise
+    """Let go, politely if that is quick."""
+    closing = asyncio.ensure_future(connection.close())
+    closing.add_done_callback(_see)
+    await asyncio.wait({closing}, timeout=CLOSE_S)
+    closing.cancel()
+
+
+def _see(task: "asyncio.Future[Any]") -> None:
+    """Nobody asks any more how it ended."""
+    if not task.cancelled():
+        task.exception()
+
+
+class _Watched(TransportFactory):
+    """Keeps hold of the socket's writer."""
+
+    def __init__(self, factory: TransportFactory) -> None:
+        self._factory = factory
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, self.writer = await self._factory.create(url, **options)
+        return reader, self.writer
 
 
 async def _check_queues(settings: ConsumerSettings, connection: AbstractConnection, place: str) -> None:
@@ -228,19 +276,6 @@ def _arguments(settings: ConsumerSettings, name: str) -> dict[str, Any]:
         if settings.dead_letter:
             arguments |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": settings.dead_letter}
     return arguments
-
-
-async def _all(sending: Sequence[Any]) -> None:
-    """Wait for all, whatever becomes of some, then raise what one of them raised."""
-    for done in await asyncio.gather(*sending, return_exceptions=True):
-        if isinstance(done, BaseException):
-            raise done
-
-
-def _lost(error: BaseException) -> BaseException:
-    if (task := asyncio.current_task()) is not None and task.cancelling():
-        return error  # we were told to end: that is no loss
-    return UnavailableError(f"the connection was lost: {_words(error)}")
 
 
 def _words(error: BaseException) -> str:
