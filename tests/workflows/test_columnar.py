@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from shipworthy.bundle.format import Policy
+from shipworthy.bundle.format import ContextField, Policy, Schema
 from shipworthy.contract.parse import parse_contract
 from shipworthy.data.requests import make_requests, plan_requests
 from shipworthy.records.format import Record, whole_frames_of
@@ -91,6 +91,15 @@ def test_every_plain_row_is_what_the_row_decoder_makes_of_it(seed: int, kind: st
     seen("rows that needed nothing special", plain)
     assert plain > 60
     assert left < 0.1 * plain
+
+
+def test_odd_spellings_of_a_moment_are_left_to_the_row_decoder() -> None:
+    field = ContextField(name="at", kind="datetime", role="time")
+    schema = Schema(system="s", features=(), context=(field,), derived=(), columns=())
+    spelled = ["2026-01-05", "2026-1-05", "2026-01-5", " 2026-01-05 ", "0999-01-01", "soon", None]
+    frame = pl.DataFrame({"at": spelled})
+    judged = judge_rows(schema, plan_requests(schema, frame), frame)
+    assert judged.plain.tolist() == [True, False, False, True, False, False, True]
 
 
 @pytest.mark.parametrize("policy", [BINARY, NUMBER, BANDED], ids=["binary", "regression", "regression with review"])

@@ -3,10 +3,11 @@
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable
@@ -20,7 +21,7 @@ from shipworthy.workflows.drafts import Draft
 
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".delta")
 RUN_KEY = "shipworthy.run"  # in the commit of a Delta table
-_WHOLE = "whole.parquet"
+_WHOLE, _WHOLE_TABLE = "whole.parquet", "whole.delta"
 
 Kind = Literal["csv", "jsonl", "parquet", "delta", "table"]
 
@@ -93,23 +94,34 @@ class Output:
         if self.target is not None:
             write_table(self.target, schema, _frames(draft), replace=replace)
         elif self.kind == "delta":
-            self._commit(draft, replace=replace)
+            self._commit(draft)
         else:
             os.replace(self._whole(draft), self.path)
-            _sync_directory(self.path.parent)
+            _sync(self.path.parent)
 
     def _whole(self, draft: Draft) -> Path:
         return draft.path(_WHOLE) if self.kind == "parquet" else draft.path(f"answers.{self.kind}")
 
-    def _commit(self, draft: Draft, *, replace: bool) -> None:
-        options = {"commit_properties": CommitProperties(custom_metadata={RUN_KEY: draft.plan.run})}
-        if replace:
-            options["schema_mode"] = "overwrite"  # type: ignore[assignment]
+    def _commit(self, draft: Draft) -> None:
+        """A new version of the table that is there; else a new table, made in the draft and moved when it is whole."""
+        is_new = not self.path.exists()
+        table = draft.path(_WHOLE_TABLE) if is_new else self.path
+        options: dict[str, Any] = {
+            "commit_properties": CommitProperties(custom_metadata={RUN_KEY: draft.plan.run}),
+            "schema_mode": "overwrite",
+        }
+        if is_new:
+            shutil.rmtree(table, ignore_errors=True)
         try:
             answers = pl.scan_ipc(draft.files, glob=False, hive_partitioning=False)
-            answers.sink_delta(str(self.path), mode="overwrite" if replace else "error", delta_write_options=options)
+            answers.sink_delta(str(table), mode="overwrite", delta_write_options=options)
         except (DeltaError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{self.path}: the Delta table was not written: {error}") from None
+        if is_new:
+            for path in (*table.rglob("*"), table):
+                _sync(path)
+            os.rename(table, self.path)
+            _sync(self.path.parent)
 
 
 def judge_output(source: str, destination: str, table: str | None, environ: Mapping[str, str]) -> Output:
@@ -166,7 +178,7 @@ def _digest(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
