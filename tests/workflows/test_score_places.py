@@ -15,7 +15,8 @@ from deltalake import DeltaTable, write_deltalake
 
 from shipworthy.data.tables import BATCH_ROWS
 from shipworthy.kernel.errors import ConflictError, SourceError, StorageError, UsageError
-from shipworthy.records.read import read_records
+from shipworthy.records.format import Record
+from shipworthy.records.read import read_as, read_records
 from shipworthy.workflows.drafts import PROGRESS, Draft, Plan, hold_draft
 from shipworthy.workflows.project import Parts
 from tests.serving.conftest import Place
@@ -173,6 +174,35 @@ def test_a_run_whose_last_step_was_not_told_is_found_finished(
     assert len(list(parts.ledger.events(verb="scored.file"))) == 1
     with pytest.raises(ConflictError):
         run(parts, source, out)
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_rows_that_were_recorded_when_their_part_was_not_written_get_the_recorded_answer(
+    place: Place, parts: Parts, tmp_path: Path, with_ids: bool
+) -> None:
+    """Killed between the records of the second chunk and its part."""
+    deploy(place)
+    good = [row for row in draw_rows(rows=100) if row["age"] and row["income"] > 0 and row["debt"] < 1000][:1]
+    rows = pl.concat([pl.DataFrame(good)] * (BATCH_ROWS + 10)).with_columns(
+        loan=pl.format("l-{}", pl.int_range(pl.len()))
+    )
+    source, out = tmp_path / "loans.parquet", tmp_path / "answers.parquet"
+    (rows if with_ids else rows.drop("loan")).write_parquet(source)
+    folder, kept = tmp_path / ".answers.parquet.draft", tmp_path / "kept"
+
+    def tell(done: int, _: int) -> None:
+        if done == BATCH_ROWS:
+            shutil.copytree(folder, kept)
+
+    run(parts, source, out, tell=tell)
+    undisturbed = pl.read_parquet(out)
+    out.unlink()
+    shutil.copytree(kept, folder)
+    report = run(parts, source, out)
+    assert (report.rows, report.recorded_before) == (BATCH_ROWS + 10, 10)
+    assert pl.read_parquet(out).equals(undisturbed)
+    assert len(list(read_records(place.records))) == sum(1 for _ in read_as(place.records, Record)) == BATCH_ROWS + 10
+    assert len(list(parts.ledger.events(verb="scored.file"))) == 1
 
 
 def kept_draft(folder: Path, kept: Path) -> Any:
