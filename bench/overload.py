@@ -10,23 +10,20 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from bench.serving import FASTAPI, FEATURES, build_model, deploy, post, split_cores
+from bench.serving import FASTAPI, FEATURES, build_model, deploy, end, post, split_cores
 
 from shipworthy.evaluation.load import Load, drive
-from shipworthy.evaluation.processes import family
 
 ROW_S = 0.005
 CAPACITY = 1 / ROW_S
@@ -95,11 +92,7 @@ def measure(
         crowd = send(5, seconds)
         after = send(0.5, seconds)
     finally:
-        for pid in family(process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        end(process)
     usual_p99 = p99(usual.latencies_ms[usual.statuses == 200])
     admitted = crowd.statuses == 200
     refused = crowd.replied_ms[crowd.statuses == 503]

@@ -399,12 +399,18 @@ def measure(
             results[connections] = Result(rate, p50 * 1e3, p99 * 1e3, cpu * 1e6)
         resident = usage(process.pid).memory_bytes / 2**20
     finally:
-        for pid in family(process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        end(process)
     return results, first, resident
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a server and all that it started."""
+    for pid in family(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def main() -> None:

@@ -60,13 +60,12 @@ class EarlierAnswers:
         self._given.pop(name, None)
 
 
-class _Recorded(msgspec.Struct):
+class Recorded(msgspec.Struct):
     """What of a record its answer is made of."""
 
     prediction_id: str
     release: str
     id: str | None = None
-    inputs: msgspec.Raw = msgspec.Raw()
     prediction: str | float | None = None
     probability: dict[str, float] | None = None
     interval: tuple[float, float] | None = None
@@ -76,6 +75,26 @@ class _Recorded(msgspec.Struct):
     handling: str = "automatic"
     warnings: list[str] = []
     reasons: Reasons | None = None
+
+    def answer(self) -> Answer:
+        """As it was given."""
+        return Answer(
+            prediction=self.prediction,
+            probability=self.probability,
+            interval=self.interval,
+            confidence=self.confidence,
+            decision=self.decision,
+            prediction_id=self.prediction_id,
+            source=self.source,
+            handling=self.handling,
+            release=self.release,
+            warnings=self.warnings,
+            reasons=msgspec.UNSET if self.reasons is None else self.reasons,
+        )
+
+
+class _RecordedRaw(Recorded):
+    inputs: msgspec.Raw = msgspec.Raw()
 
 
 def recall(
@@ -94,11 +113,10 @@ def recall(
         IntegrityError: a segment is damaged before its tail.
     """
     earlier = EarlierAnswers(limit)
-    for record in read_newest(records, worker, limit, _Recorded, vault, spool=spool):
+    for record in read_newest(records, worker, limit, _RecordedRaw, vault, spool=spool):
         if record.id is not None:
-            earlier.keep(
-                record.id, Given(record.prediction_id, _digest(bytes(record.inputs)), _encode(_answer(record)))
-            )
+            body = _encode(record.answer())
+            earlier.keep(record.id, Given(record.prediction_id, _digest(bytes(record.inputs)), body))
     return earlier
 
 
@@ -114,25 +132,13 @@ def digest_inputs(inputs: object) -> bytes:
 
 def warn_of_other_inputs(given: Given) -> bytes:
     """The answer for a request of the same id that asks something else."""
-    answer = _decode(given.body)
-    return _encode(msgspec.structs.replace(answer, warnings=[*answer.warnings, OTHER_INPUTS]))
+    return _encode(with_other_inputs(_decode(given.body)))
+
+
+def with_other_inputs(answer: Answer) -> Answer:
+    """An answer for a request of the same id that asks something else."""
+    return msgspec.structs.replace(answer, warnings=[*answer.warnings, OTHER_INPUTS])
 
 
 def _digest(packed: bytes) -> bytes:
     return hashlib.blake2b(packed, digest_size=8).digest()
-
-
-def _answer(record: _Recorded) -> Answer:
-    return Answer(
-        prediction=record.prediction,
-        probability=record.probability,
-        interval=record.interval,
-        confidence=record.confidence,
-        decision=record.decision,
-        prediction_id=record.prediction_id,
-        source=record.source,
-        handling=record.handling,
-        release=record.release,
-        warnings=record.warnings,
-        reasons=msgspec.UNSET if record.reasons is None else record.reasons,
-    )

@@ -35,6 +35,7 @@ __all__ = [
     "recording",
     "reviews",
     "score",
+    "scorer",
     "segments",
     "serve",
     "ship",

@@ -15,23 +15,13 @@ from numpy.typing import NDArray
 
 from shipworthy.records.read import list_segments, read_places, read_segment_as
 from shipworthy.security.vault import Vault
+from shipworthy.serving.earlier import Recorded
 
 
-class Earlier(msgspec.Struct):
-    """What of a record its answer is made of."""
+class Earlier(Recorded):
+    """What is on record of a row."""
 
-    prediction_id: str
-    release: str
-    id: str | None = None
     inputs: Any = None
-    prediction: str | float | None = None
-    probability: dict[str, float] | None = None
-    interval: tuple[float, float] | None = None
-    confidence: float | None = None
-    decision: str | float = ""
-    source: str = "model"
-    handling: str = "automatic"
-    warnings: list[str] = []
 
 
 class _Named(msgspec.Struct):

@@ -16,7 +16,7 @@ import msgspec
 from rich.markup import escape
 
 from shipworthy.faces.cli.entry import Entered, enter, keep_digests, on_ledger, refuse_denied
-from shipworthy.faces.cli.options import command
+from shipworthy.faces.cli.options import command, spool_option
 from shipworthy.faces.cli.serve import check_spool
 from shipworthy.faces.cli.show import Face
 from shipworthy.serving.consumer_settings import ConsumerSettings, check_consumer_settings, place_of, resolve_url
@@ -41,13 +41,7 @@ STEADY_S = 10.0  # one that lived longer is nothing to be wary of
 @click.option("--prefetch", default=512, metavar="N", help="Messages here at once, at most.", show_default=True)
 @click.option("--window", default=50_000, metavar="N", help="Answers remembered by their id.", show_default=True)
 @click.option("--metrics-port", type=int, default=None, metavar="PORT", help="Metrics and health, on loopback.")
-@click.option(
-    "--spool",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=None,
-    metavar="DIR",
-    help="On another volume: where records wait whose disk refuses.",
-)
+@spool_option
 def consume(
     root: Path,
     face: Face,

@@ -96,6 +96,13 @@ class DataPlane:
         }
 
 
+spool_option = click.option(
+    "--spool",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="On another volume: where records wait whose disk refuses.",
+)
 _DATA_PLANE = (
     click.option("--port", default=8080, metavar="PORT", help="Of predictions; 0 takes a free one.", show_default=True),
     click.option(
@@ -108,13 +115,7 @@ _DATA_PLANE = (
     click.option(
         "--workers", type=int, default=None, metavar="N", help="Processes that answer. Default: the contract's."
     ),
-    click.option(
-        "--spool",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=None,
-        metavar="DIR",
-        help="On another volume: where records wait whose disk refuses.",
-    ),
+    spool_option,
     click.option(
         "--traces",
         default="",

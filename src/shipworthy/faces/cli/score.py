@@ -15,8 +15,9 @@ from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_parts
 from shipworthy.workflows.principals import acting
-from shipworthy.workflows.score import ScoreReport, Tell
+from shipworthy.workflows.score import Tell
 from shipworthy.workflows.score import score as score_table
+from shipworthy.workflows.scorer import ScoreReport
 
 
 @command("score")
