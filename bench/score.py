@@ -33,7 +33,8 @@ from shipworthy.security.vault import Vault
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts
-from shipworthy.workflows.scorer import RUN_ROWS, score
+from shipworthy.workflows.score import score
+from shipworthy.workflows.scorer import RUN_ROWS
 
 GOAL = 0.8  # of raw
 CASES = {"sync": "sync", "async": "async", "no records": "off", "sync, sealed": "sync"}
