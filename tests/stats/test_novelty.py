@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -93,6 +93,7 @@ def test_with_few_rows_the_limit_is_the_largest_that_they_have() -> None:
     assert threshold(np.array([3.0, 1.0, 2.0]), 0.005) == 3.0
 
 
+@example([float("nan")], float("inf"))
 @given(st.lists(st.floats(width=32, allow_infinity=False), min_size=1, max_size=60), st.floats(width=32))
 @settings(max_examples=200, deadline=None)
 def test_any_column_and_any_value_have_a_finite_distance(values: list[float], value: float) -> None:

@@ -45,16 +45,18 @@ def test_the_python_clients_of_the_guide_get_answers(
     project: Path, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     said = []
-    with serving(project) as server:
+    with serving(project, "--grpc-port", "0") as server:
         monkeypatch.setenv("SHIPWORTHY_TOKEN", server.ready["token"])
         for block in [*blocks("client.md", "python"), *blocks("serving.md", "python")]:
             names: dict[str, Any] = {"__name__": "guide"}
-            exec(block.replace("127.0.0.1:8080", server.ready["address"].partition("//")[2]), names)  # noqa: S102
+            block = block.replace("127.0.0.1:8080", server.ready["address"].partition("//")[2])
+            exec(block.replace("127.0.0.1:8081", server.ready["grpc"]), names)  # noqa: S102
             if "client" in names:
                 names["client"].close()
             said.append(capsys.readouterr().out.splitlines())
-    with_threads, with_asyncio, refused, with_triton = said
+    with_threads, with_asyncio, refused, with_triton, by_grpc = said
     assert with_threads[0].split()[0] in {"approve", "refer"}
     assert with_asyncio[0] in {"approve", "refer"}
     assert [line.partition(":")[0] for line in refused] == ["inputs.income", "inputs.purpose"]
     assert with_triton[0].count("'") == 4  # two decisions
+    assert by_grpc == with_triton

@@ -235,7 +235,7 @@ def shorten(text: str) -> str:
     """As much of `text` as a status may hold: in it, what is not ASCII takes three bytes for each of its own.
 
     >>> shorten("short"), len(shorten("a" * 10_000)), len(shorten("é" * 10_000))
-    ('short', 6000, 1000)
+    ('short', 5992, 999)
     """
     if len(quote(text, safe="")) <= MAX_DETAIL_BYTES:
         return text

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+LARGEST = np.finfo(np.float32).max
 LIMIT = 12.0  # of a score: beyond it more is no more telling, and one absurd value must not overflow
 
 
@@ -53,7 +54,7 @@ class Detector:
             matrix: shape (n, columns); missing is NaN, a category its code.
         """
         gone = np.isnan(matrix)
-        values = np.where(gone, 0.0, matrix).astype(np.float64)
+        values = np.clip(np.where(gone, 0.0, matrix), -LARGEST, LARGEST).astype(np.float64)  # no infinity times 0
         scores = np.where(gone, 0.0, self.scores(values))
         parts: Floats = scores * (scores @ self.precision)
         parts += np.where(gone, self.missing, 0.0)
