@@ -78,7 +78,7 @@ def stream_query(query: Query) -> Iterator[Block]:
         if not result.returns_rows:
             raise SourceError(f"{query.place}: the query gives no rows; write a SELECT")
         names = list(result.keys())
-        for rows in result.partitions():
+        for rows in result.partitions(BATCH_ROWS):
             yield Block.whole(_frame(names, [tuple(row) for row in rows]))
 
 
