@@ -365,22 +365,37 @@ def test_threads_and_tasks_share_a_client_and_its_bound(hostile: Hostile, caller
     assert hostile.connections <= 4
 
 
-def test_who_waits_for_a_connection_is_held_to_the_deadline(hostile: Hostile, callers: Callers) -> None:
+def test_who_waits_for_a_connection_is_held_to_the_deadline(
+    hostile: Hostile, callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has the only connection for two seconds; those who come later have less patience, and send nothing."""
     hostile.otherwise = hostile.silent
+    patient_s, hasty_s = 2.0, 0.2
     if callers.kind == "sync":
-        client = callers.make(hostile.address, connections=1, timeout_s=0.3)
+        client = callers.make(hostile.address, connections=1, timeout_s=patient_s)
         with ThreadPoolExecutor(3) as threads:
-            calls = [threads.submit(client.predict, {}) for _ in range(3)]
-            errors = [call.exception(10) for call in calls]
+            first = threads.submit(client.predict, {})
+            while not hostile.seen:
+                time.sleep(0.01)
+            monkeypatch.setattr(client, "_timeout_s", hasty_s)
+            errors = [call.exception(10) for call in [threads.submit(client.predict, {}) for _ in range(2)]]
+            sent = len(hostile.seen)
+            errors.append(first.exception(10))
     else:
 
-        async def together() -> list[Any]:
-            async with AsyncClient(hostile.address, system="loans", connections=1, timeout_s=0.3) as client:
-                return await asyncio.gather(*(client.predict({}) for _ in range(3)), return_exceptions=True)
+        async def together() -> tuple[list[Any], int]:
+            async with AsyncClient(hostile.address, system="loans", connections=1, timeout_s=patient_s) as client:
+                first = asyncio.ensure_future(client.predict({}))
+                while not hostile.seen:
+                    await asyncio.sleep(0.01)
+                monkeypatch.setattr(client, "_timeout_s", hasty_s)
+                later: list[Any] = await asyncio.gather(*(client.predict({}) for _ in range(2)), return_exceptions=True)
+                sent = len(hostile.seen)
+                return [*later, *await asyncio.gather(first, return_exceptions=True)], sent
 
-        errors = asyncio.run(together())
+        errors, sent = asyncio.run(together())
     assert all(isinstance(error, DeadlineError) for error in errors)
-    assert len(hostile.seen) < 3  # those that waited sent nothing, or were held to what was left
+    assert sent == 1
 
 
 def test_a_client_carried_over_a_fork_shares_no_connection(hostile: Hostile) -> None:
