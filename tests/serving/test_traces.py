@@ -1,6 +1,8 @@
 """Callers' traces are continued: contexts made by OpenTelemetry itself, spans read as its protocol defines them."""
 
 import gzip
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -205,6 +208,20 @@ def test_an_address_that_is_none_is_named(place: Place) -> None:
     for wrong in ("127.0.0.1:4318", "ftp://host/x", "http://user:secret@host"):
         with pytest.raises(UsageError, match=r"is no collector's address; use one like http://127\.0\.0\.1:4318"):
             check_settings(place.settings(traces=wrong))
+
+
+@pytest.mark.parametrize("absent", ["opentelemetry.exporter", "opentelemetry.sdk", "opentelemetry"])
+def test_what_is_missing_for_them_is_said(place: Place, absent: str) -> None:
+    """The API alone comes with other packages, and is not enough."""
+    place.deploy(place.publish(1))
+    settings = msgspec.json.encode(place.settings(traces="http://127.0.0.1:4318")).decode()
+    code = f"import sys; sys.modules[{absent!r}] = None; from shipworthy.serving.server import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, "--settings", settings]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr.strip()) == (
+        1,
+        "--traces needs opentelemetry-sdk and its exporter, not installed; run: pip install 'shipworthy[traces]'",
+    )
 
 
 def test_nothing_of_traces_is_loaded_unless_they_are_asked_for(place: Place, start: Callable[..., Running]) -> None:

@@ -11,6 +11,7 @@ from shipworthy.security.binding import Binding, check_binding, make_tls
 
 MAX_WORKERS = 256
 MAX_PORT = 65535
+_TRACERS = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 MIN_MEMORY_BYTES = 128_000_000  # a worker needs nearly that much to start
 
 
@@ -63,9 +64,9 @@ def check_settings(settings: ServerSettings) -> None:
         _check_grpc(settings.port, settings.grpc_port)
     if settings.traces:
         traces_url(settings.traces)
-        if find_spec("opentelemetry") is None:
+        if not all(map(_is_installed, _TRACERS)):
             cure = "run: pip install 'shipworthy[traces]'"
-            raise MissingExtraError(f"--traces needs opentelemetry-sdk, which is not installed; {cure}")
+            raise MissingExtraError(f"--traces needs opentelemetry-sdk and its exporter, not installed; {cure}")
     if settings.worker_memory_bytes and settings.worker_memory_bytes < MIN_MEMORY_BYTES:
         least = f"it needs {MIN_MEMORY_BYTES} or more, or 0 for no limit"
         raise UsageError(f"a worker was given {settings.worker_memory_bytes} bytes; {least}.")
@@ -89,10 +90,17 @@ def traces_url(url: str) -> str:
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1/traces"
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it is missing
+        return False
+
+
 def _check_grpc(port: int, grpc_port: int) -> None:
     if not 0 <= grpc_port <= MAX_PORT:
         raise UsageError(f"--grpc-port {grpc_port} is no port; give one of 1 to {MAX_PORT}, or 0 for any free one.")
     if grpc_port and grpc_port == port:
         raise UsageError(f"--port and --grpc-port are both {port}; HTTP and gRPC need a port each.")
-    if find_spec("grpc") is None:
+    if not _is_installed("grpc"):
         raise MissingExtraError("--grpc-port needs grpcio, which is not installed; run: pip install 'shipworthy[grpc]'")
