@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.certificates import Pair
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # of Debian's package; the one in PATH wants another user
+CONTROL = SERVER.with_name("rabbitmqctl")
 USER, PASSWORD = "shipworthy", "correct-horse"
 START_S = 60.0
 
@@ -60,13 +61,19 @@ class Broker:
     def tls_url(self) -> str:
         return f"amqps://{USER}:{PASSWORD}@localhost:{self.tls_port}/"
 
-    def start(self) -> None:
-        """Start it, and wait until it takes connections."""
-        environment = os.environ | {
+    @property
+    def _environment(self) -> dict[str, str]:
+        """By which its own commands find it."""
+        return os.environ | {
             "HOME": str(self.folder),  # where Erlang keeps its cookie
             "ERL_EPMD_PORT": str(self._epmd_port),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"test-{self.port}@localhost",
+        }
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        environment = self._environment | {
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
@@ -87,6 +94,11 @@ class Broker:
             assert self._process.poll() is None, said
             assert time.monotonic() < end, said
             time.sleep(0.05)
+
+    def sync(self) -> None:
+        """Wait until the queues that were declared are on its disk: it answers a declaration seconds before."""
+        command = [CONTROL, "--quiet", "eval", "ok = mnesia:sync_log()."]
+        subprocess.run(command, env=self._environment, stdout=subprocess.DEVNULL, check=True, timeout=START_S)
 
     def kill(self) -> None:
         """End it as a power switch would, with all its processes."""
