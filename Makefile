@@ -29,7 +29,7 @@ demo: $(VENV)/.standard ## a model's first year in production, on real flights
 	@$(BIN)/shipworthy demo flights
 
 test: $(VENV)/.dev .kserve/.done ## every behaviour, each fault with few repetitions
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev ## format, lint, types, import rules, docs
 	@$(BIN)/ruff format --check --quiet .

@@ -48,19 +48,19 @@ def train(frame, params, context):
 ROWS = 3_000
 
 
-def write_project(folder: Path, *, learnable: bool = True) -> Path:
+def write_project(folder: Path, *, learnable: bool = True, rows: int = ROWS) -> Path:
     """A small project whose target follows income and debt, or nothing at all."""
     folder.mkdir()
     random = np.random.default_rng(5)
-    income, debt = random.uniform(1, 100, ROWS).round(2), random.uniform(0, 80, ROWS).round(2)
-    chance = 1 / (1 + np.exp(-(income - debt) / 15)) if learnable else np.full(ROWS, 0.5)
+    income, debt = random.uniform(1, 100, rows).round(2), random.uniform(0, 80, rows).round(2)
+    chance = 1 / (1 + np.exp(-(income - debt) / 15)) if learnable else np.full(rows, 0.5)
     frame = pl.DataFrame(
         {
-            "loan_id": [f"loan-{at}" for at in range(ROWS)],
+            "loan_id": [f"loan-{at}" for at in range(rows)],
             "income": income,
             "debt": debt,
-            "purpose": random.choice(["car", "home", "school"], ROWS),
-            "repaid": (random.uniform(size=ROWS) < chance).astype(int),
+            "purpose": random.choice(["car", "home", "school"], rows),
+            "repaid": (random.uniform(size=rows) < chance).astype(int),
         }
     )
     frame.write_csv(folder / "loans.csv")

@@ -22,7 +22,7 @@ from tests.conftest import Seen
 from tests.serving.conftest import Place
 from tests.workflows.test_score import deploy, draw_rows
 
-KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "6"))
+KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "4"))
 ROWS = 100_000
 RUN = """
 import os, sys, time

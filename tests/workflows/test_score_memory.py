@@ -14,7 +14,7 @@ from tests.serving.conftest import Place
 from tests.workflows.test_score import deploy, draw_rows
 from tests.workflows.test_score_kills import RUN
 
-ROWS = int(os.environ.get("SHIPWORTHY_SOAK", "600000"))
+ROWS = int(os.environ.get("SHIPWORTHY_SOAK", "400000"))
 FEW = 200_000  # enough that every chunk that can be under way is
 SLACK_MB = 100  # of allocators
 PEAK = "\nimport resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
