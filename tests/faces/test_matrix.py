@@ -149,6 +149,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # what each verb needs to come as far as 
     "alerts": (),
     "alerts acknowledge": ("--ack", "a_none"),
     "review list": (),
+    "review show": ("p_none",),
     "review claim": ("p_none",),
     "review decide": ("p_none", "calm", "--reason", "r"),
     "user list": (),

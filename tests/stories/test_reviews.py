@@ -112,9 +112,20 @@ def test_the_commands_act_as_whom_the_token_stands_for(
     home["SHIPWORTHY_TOKEN"] = tokens["ruth"]
     assert shipworthy("review", "claim", first, *where).out == f"{first} is claimed by ruth.\n"
     assert "ruth" in shipworthy("review", "list", *where).out
+    mine = shipworthy("review", "list", *where, "--by", "ruth", "--state", "claimed", "--json").document["reviews"]
+    assert [item["prediction_id"] for item in mine] == [first]
+    later = shipworthy("review", "list", *where, "--after", first, "--limit", "1", "--json").document["reviews"]
+    assert later[0]["prediction_id"] > first
+    assert "of max is decided in local" in shipworthy("review", "list", *where, "--by", "max", "--state", "decided").out
+    case = shipworthy("review", "show", first, *where)
+    assert case.code == 0, case.err
+    for words in ("income", "Claimed by ruth", f"review decide {first} refer | approve --reason"):
+        assert words in case.out, case.out
+    assert shipworthy("review", "show", "p_nothing", *where).code == 1
     done = shipworthy("review", "decide", first, "approve", "--reason", "salary confirmed", *where, "--json")
     assert (done.document["by"], done.document["decision"]) == ("ruth", "approve")
     assert shipworthy("review", "decide", first, "refer", "--reason", "no", *where).code == 1
+    assert "Decided: approve, by ruth." in shipworthy("review", "show", first, *where).out
 
 
 def test_what_comes_later_joins_what_was_read_before(parts: Parts) -> None:

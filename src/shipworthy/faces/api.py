@@ -250,7 +250,7 @@ ROUTES = (
     Route("GET", "/api/alerts", "alerts", alerts),
     Route("POST", "/api/alerts/{alert}/acknowledge", "alerts acknowledge", acknowledge_alert),
     Route("GET", "/api/reviews", "review list", reviews),
-    Route("GET", "/api/reviews/{prediction}", "review list", review),
+    Route("GET", "/api/reviews/{prediction}", "review show", review),
     Route("POST", "/api/reviews/{prediction}/claim", "review claim", claim_review),
     Route("POST", "/api/reviews/{prediction}/decide", "review decide", decide_review),
     Route("GET", "/api/principals", "user list", principals),

@@ -96,6 +96,7 @@ VERBS: Mapping[str, Verb] = {
     "key list": Verb("read"),
     "sign out": Verb("read"),
     "review list": Verb("read decisions", is_recorded=True),
+    "review show": Verb("read decisions", is_recorded=True),
     "audit list": Verb("read audit"),
     "audit export": Verb("read audit", is_recorded=True),
     "audit anchor": Verb("read audit", is_recorded=True),

@@ -123,7 +123,7 @@ def show(parts: Parts, principal: Principal, environment: str, prediction_id: st
         NotFoundError: no answer of that id was sent to a person there.
         IntegrityError: the release that answered does not hold.
     """
-    permit(parts, principal, "review list", environment=environment, name=f"{REVIEW}:{prediction_id}")
+    permit(parts, principal, "review show", environment=environment, name=f"{REVIEW}:{prediction_id}")
     record = _find_record(parts, environment, prediction_id)
     payload, contract = _payload(parts, record), read_contract(parts.project)
     state = parts.ledger.find_latest(REVIEW, prediction_id)
