@@ -34,6 +34,7 @@ from tests.serving.conftest import (
     loans_schema,
 )
 from tests.serving.faulty_server import FEWER, HANGS, INFINITE, LAG_S, LAGS, LATE, NAN, OUTSIDE, RAISES, SHAPE, SOUND
+from tests.serving.test_novelty import STRANGE, novelty
 from tests.serving.test_python_models import MEMORY, model_pids, python_model
 from tests.serving.test_workers import is_whole, metric, wait_for
 
@@ -165,6 +166,32 @@ def test_what_it_sends_to_a_person_goes_to_a_person(place: Place, start: Start) 
     running = begin(place, start, first, place.publish(2, policy=asking()))
     answer = running.predict(good_request(income=RAISES))[1]
     assert (answer["decision"], answer["handling"]) == ("refer", "review")
+
+
+def test_a_row_out_of_distribution_is_no_failure_of_the_model_and_for_the_rules(place: Place, start: Start) -> None:
+    baselines = msgspec.structs.replace(loans_baselines(), novelty=novelty())
+    second = place.publish(2, policy=asking(out_of_distribution="fallback"), baselines=baselines)
+    running = begin(place, start, place.publish(1, model=APPROVES, policy=sound()), second)
+    answer = running.predict(good_request(**STRANGE))[1]
+    assert (answer["decision"], answer["warnings"][-1]) == ("refuse", "answered by fallback: out of distribution")
+    assert metric(running, "last_good_answers_total") == 0
+
+
+@pytest.mark.parametrize(
+    ("handling", "decision", "ends"), [("fallback", "refer", ""), ("warn", "approve", f"; {FIRST} answered")]
+)
+def test_the_last_good_release_judges_rows_by_its_own_training(
+    place: Place, start: Start, handling: str, decision: str, ends: str
+) -> None:
+    """RAISES is far beyond the incomes that it knows."""
+    baselines = msgspec.structs.replace(loans_baselines(), novelty=novelty())
+    first = place.publish(1, model=APPROVES, policy=sound(out_of_distribution=handling), baselines=baselines)
+    running = begin(place, start, first, place.publish(2, policy=asking()))
+    answer = running.predict(good_request(income=RAISES))[1]
+    assert answer["decision"] == decision
+    assert answer["warnings"][-1] == f"answered by fallback: the model failed{ends}"
+    assert [words.partition(":")[0] for words in answer["warnings"][:-1]] == ["out of distribution"] * bool(ends)
+    assert health(running)["breakers"][FIRST] == "closed"
 
 
 def test_reasons_that_were_asked_for_are_null(behind: Running) -> None:

@@ -280,8 +280,9 @@ class PredictionPath:
         self._is_gathering = True
         self._loop.call_soon(self._gather, len(self._tick))
         for batch in batches:
-            handed = [job for job in batch.jobs if job in done.handed]
-            self._fall_back(servable, handed, [done.handed[job] for job in handed], batch.until)
+            if done.handed:
+                handed = [job for job in batch.jobs if job in done.handed]
+                self._fall_back(servable, handed, [done.handed[job] for job in handed], batch.until)
             if batch.timer is not None and all(job.answered or job in done.handed for job in batch.jobs):
                 batch.timer.cancel()
 
