@@ -632,3 +632,15 @@ def test_a_persons_decision_is_the_truth_unless_it_comes_by_itself(changes: Any,
         assert old in text
         text = text.replace(old, new)
     assert parse_contract(text).decides_truth is decides
+
+
+def test_the_last_good_release_is_asked_only_where_the_contract_says_so() -> None:
+    assert parse_contract(MORTGAGE).decision.fallback.last_good is False
+    asked = parse_contract(MORTGAGE.replace("fallback: {", "fallback: {last_good: true, "))
+    assert asked.decision.fallback.last_good is True
+
+
+@pytest.mark.parametrize(("value", "seen"), [("yes", "yes"), ("1", "1"), ('"true"', "quotes"), ("loans:1", "loans:1")])
+def test_last_good_is_true_or_false_and_nothing_else(value: str, seen: str) -> None:
+    key = "decision.fallback.last_good"
+    check_change(MORTGAGE, "fallback: {", f"fallback: {{last_good: «{value}, ", key, seen)

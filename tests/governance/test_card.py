@@ -100,6 +100,10 @@ def test_the_card_says_what_was_seen(facts: Any) -> None:
     ):
         assert words in card
     assert card == model_card(facts)
+    assert "the last good release" not in card
+    policy = msgspec.structs.replace(POLICY, fallback_last_good=True)
+    asking = model_card(dataclasses.replace(facts, policy=policy))
+    assert "when the model cannot answer: the last good release, where there is one that can" in asking
 
 
 def test_the_card_says_how_faithful_reasons_are(facts: Any) -> None:

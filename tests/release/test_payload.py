@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from shipworthy.bundle.format import ONNX, Calibration, FallbackRule
+from shipworthy.bundle.format import ONNX, Calibration, FallbackRule, Policy
 from shipworthy.bundle.verify import verify_payload
 from shipworthy.kernel.errors import EvidenceError
 from shipworthy.release.payload import build_payload
@@ -34,6 +34,17 @@ def test_the_policy_says_what_the_contract_says(contract: Any) -> None:
     assert (policy.review_below, policy.review_answer) == (0.65, "refer")
     assert policy.fallback_rules == (FallbackRule(condition="debt_ratio > 45", action="refer"),)
     assert (policy.fallback_otherwise, policy.timeout_s, policy.reasons) == ("refer", 0.2, 3)
+    assert policy.fallback_last_good is False
+
+
+def test_a_policy_from_before_the_last_good_release_could_be_asked_asks_for_none(contract: Any) -> None:
+    fallback = contract.decision.fallback.model_copy(update={"last_good": True})
+    decision = contract.decision.model_copy(update={"fallback": fallback})
+    asking = compile_policy(contract.model_copy(update={"decision": decision}), Tuning(rows=10, threshold=0.7))
+    assert asking.fallback_last_good is True
+    old = msgspec.to_builtins(asking)
+    del old["fallback_last_good"]
+    assert msgspec.convert(old, Policy).fallback_last_good is False
 
 
 def test_the_calibrate_part_fixes_scaling_and_threshold(contract: Any, calibrate: Any) -> None:

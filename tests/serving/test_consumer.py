@@ -23,7 +23,7 @@ from shipworthy.records.read import read_as, read_records
 from tests.brokers import PASSWORD, Broker, free_port, has_broker
 from tests.certificates import Authority
 from tests.conftest import Seen
-from tests.serving.conftest import Place, good_request, loans_policy
+from tests.serving.conftest import WEIGHTS, Place, good_request, linear_model, loans_policy
 from tests.serving.consuming import (
     MODULE,
     Cable,
@@ -38,6 +38,7 @@ from tests.serving.consuming import (
     send,
     start_consumer,
 )
+from tests.serving.faulty_server import SOUND
 
 pytestmark = pytest.mark.skipif(not has_broker(), reason="needs Debian's package rabbitmq-server")
 
@@ -330,6 +331,27 @@ def test_a_late_model_is_answered_by_fallback_and_one_that_hangs_ends_its_proces
     assert consumer.process.wait(20) == 76
     assert answers["hangs"][0]["source"] == "fallback"
     assert judge(place, answers, {"hangs", "next"}) == 0
+
+
+def test_the_last_good_release_answers_messages_on_which_the_model_fails(
+    consume: Callable[..., Consumed], broker: Broker, place: Place
+):
+    consumer = consume(FAULTY, metrics_port=0)
+    approving = linear_model([0.0] * len(WEIGHTS), bias=9.0)
+    for version, model, policy in (
+        (2, approving, loans_policy(reasons=SOUND)),
+        (3, None, loans_policy(fallback_last_good=True)),
+    ):
+        place.deploy(place.publish(version, model=model, policy=policy))
+        until(lambda version=version: health(consumer)["releases"] == [f"loans:{version}"])
+    assert health(consumer)["last_good"] == {"stands_in": {"loans:3": "loans:2"}, "refused": None}
+    send(broker.url, [message(request("fails", income=901.0)), message(request("next"))])
+    answers = by_id(receive(broker.url, 2))
+    assert (answers["fails"][0]["decision"], answers["next"][0]["source"]) == ("approve", "model")
+    assert answers["fails"][0]["warnings"] == ["answered by fallback: the model failed; loans:2 answered"]
+    assert judge(place, answers, {"fails", "next"}) == 0
+    assert metric(consumer, 'last_good_answers_total{release="loans:2"}') == 1
+    assert metric(consumer, 'last_good_ready{release="loans:2"}') == 1
 
 
 def test_a_request_that_ends_its_process_is_found_out_and_answered_by_fallback(

@@ -15,7 +15,7 @@ from shipworthy.bundle.verify import VerifiedPayload, verify_payload
 from shipworthy.kernel.errors import IntegrityError
 from shipworthy.records.read import find_record
 from shipworthy.serving.breaker import Breaker
-from shipworthy.serving.path import UNLIKE
+from shipworthy.serving.run import UNLIKE
 from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.servable import make_servable
 from shipworthy.stats.novelty import category_marginal, fit_precision, number_marginal

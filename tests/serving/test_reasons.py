@@ -15,8 +15,8 @@ from shipworthy.bundle.verify import VerifiedPayload, verify_payload
 from shipworthy.records.read import find_record
 from shipworthy.serving.answer import NO_REASONS, Answer
 from shipworthy.serving.decode import Sample
-from shipworthy.serving.path import infer
 from shipworthy.serving.reasons import explain
+from shipworthy.serving.run import infer
 from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.runtimes.onnx import OnnxRuntime
 from shipworthy.serving.runtimes.runtime import Runtime

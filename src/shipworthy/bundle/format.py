@@ -169,6 +169,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     review_below: float | None = None  # confidence under which an answer is handled by review
     review_answer: str | None = None
     out_of_distribution: Literal["off", "review", "fallback", "warn"] = "off"  # of rows beyond the novelty's limit
+    fallback_last_good: bool = False  # whether the release before is asked first where the model cannot answer
     fallback_rules: tuple[FallbackRule, ...] = ()
     fallback_otherwise: str | float
     timeout_s: float

@@ -274,8 +274,12 @@ class Rule(Section):
 
 
 class Fallback(Section):
-    """What is answered when the model cannot: first matching rule, else `otherwise`."""
+    """What is answered when the model cannot: the last good release, the first rule that matches, else `otherwise`."""
 
+    last_good: bool = Field(
+        False,
+        description="whether the release that answered before this one is asked first; it stays loaded beside it",
+    )
     rules: tuple[Rule, ...] = Field((), description="first matching rule wins")
     otherwise: str | float = Field(
         description="action that is answered when no rule matches; a number for a regression without bands"

@@ -18,9 +18,9 @@ from shipworthy.data.requests import make_requests, plan_requests
 from shipworthy.evaluation.exact import Explainer
 from shipworthy.serving.decode import InvalidRequestError, Sample
 from shipworthy.serving.pace import MAX_RUN_ROWS
-from shipworthy.serving.path import infer
 from shipworthy.serving.policy import Decided
 from shipworthy.serving.reasons import explain
+from shipworthy.serving.run import infer
 from shipworthy.serving.runtimes.load import load_patiently
 from shipworthy.serving.servable import Servable, make_servable
 from shipworthy.stats.metrics import midranks

@@ -199,6 +199,8 @@ def _decision(policy: Policy) -> str:
     if policy.review_below is not None:
         answer = f", meanwhile {policy.review_answer}" if policy.review_answer else ""
         lines.append(f"- a person reviews answers with a confidence below {policy.review_below:g}{answer}")
+    if policy.fallback_last_good:
+        lines.append("- when the model cannot answer: the last good release, where there is one that can")
     lines += [f"- when the model cannot answer and `{r.condition}`: {r.action}" for r in policy.fallback_rules]
     lines.append(f"- when the model cannot answer: {policy.fallback_otherwise}")
     return "## Decision\n\n" + "\n".join(lines)

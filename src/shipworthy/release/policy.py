@@ -71,6 +71,7 @@ def compile_policy(contract: Contract, tuning: Tuning) -> Policy:
         review_below=review.confidence_below if review else None,
         review_answer=review.answer if review else None,
         out_of_distribution=decision.out_of_distribution.handling if decision.out_of_distribution else "off",
+        fallback_last_good=decision.fallback.last_good,
         fallback_rules=tuple(FallbackRule(condition=rule.if_, action=rule.then) for rule in decision.fallback.rules),
         fallback_otherwise=decision.fallback.otherwise,
         timeout_s=contract.serving.timeout,

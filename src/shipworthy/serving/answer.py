@@ -50,6 +50,15 @@ class Answer(msgspec.Struct, kw_only=True, gc=False):
     reasons: Reasons | msgspec.UnsetType | None = msgspec.UNSET
 
 
+class StoodIn(msgspec.Struct, gc=False):
+    """What the last good release says of a row whose model could not answer."""
+
+    servable: Servable  # the last good release
+    sample: Sample  # the row in its schema
+    decided: Decided
+    cause: str  # why it was asked
+
+
 def answer_model(servable: Servable, sample: Sample, decided: Decided, prediction_id: str) -> Answer:
     """The answer of the model for one row."""
     policy = servable.policy
@@ -85,6 +94,28 @@ def answer_fallback(servable: Servable, sample: Sample, cause: str, prediction_i
         handling="automatic" if sample.review is None else "review",
         release=servable.release,
         warnings=[*(sample.warnings or ()), f"answered by fallback: {cause}"],
+    )
+
+
+def answer_stand_in(servable: Servable, sample: Sample, stood: StoodIn, prediction_id: str) -> Answer:
+    """The answer of the last good release: what it decides and how that is handled.
+
+    Its prediction, probability and confidence are left out, as of any fallback: what is kept under a release's name
+    is what its own model predicted.
+    """
+    theirs = answer_model(stood.servable, stood.sample, stood.decided, prediction_id)
+    said = dict.fromkeys([*(sample.warnings or ()), *theirs.warnings])
+    return Answer(
+        prediction=None,
+        probability=None,
+        interval=None,
+        confidence=None,
+        decision=theirs.decision,
+        prediction_id=prediction_id,
+        source="fallback",
+        handling=theirs.handling if sample.review is None else "review",
+        release=servable.release,
+        warnings=[*said, f"answered by fallback: {stood.cause}; {stood.servable.release} answered"],
     )
 
 

@@ -65,6 +65,21 @@ class Breaker:
         self.opened += 1
         self._until = clock + self._rest_s
 
+    def judge(self, good: int, bad: int, clock: float) -> None:
+        """A run ended.
+
+        Args:
+            good: rows whose output was usable.
+            bad: rows without one; none at all if others answered them meanwhile, or the fault is our own.
+            clock: monotonic seconds.
+        """
+        if good:
+            self.succeed()
+        elif bad:
+            self.fail(clock)
+        else:  # it says nothing of the model
+            self.give_back()
+
     def give_back(self) -> None:
         """The trial run was not made after all."""
         if self.state == "half-open":

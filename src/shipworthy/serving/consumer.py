@@ -95,6 +95,7 @@ class Consumer:
         self.counters = counters
         self.counts = counts
         self._path = path
+        path.let_stand_in(state.stand_ins)
         self._earlier = earlier
         self._suspects = suspects
         self._sync = sync
@@ -104,6 +105,7 @@ class Consumer:
     def switch(self, state: LiveState) -> None:
         """Answer from `state` on from the next message."""
         self.state = state
+        self._path.let_stand_in(state.stand_ins)
         self.refused = None
 
     @property

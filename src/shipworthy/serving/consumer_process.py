@@ -90,7 +90,7 @@ def consume(
     state, refused = start_live(live, Path(settings.keys), make_runtime, vault, records / GOOD)
     require_spool(state, settings)
     if refused is None:
-        keep_good(live, signature, records / GOOD)
+        keep_good(live, signature, records / GOOD, state.last_good)
     else:
         _log.error("refused, the last good state answers: %s", refused)
     spool = open_spool(Path(settings.spool), records) if settings.spool else None
@@ -266,14 +266,21 @@ class _Process:
         self._counts.published += len(replies)
 
     def _render(self) -> bytes:
-        breakers = {servable.release: servable.breaker for servable in self._consumer.state.servables}
+        breakers = {servable.release: servable.breaker for servable in self._consumer.state.loaded}
         tally = self._counters.tally(refusals={}, breakers=breakers, is_ready=self._is_ready)
         tally.spool_bytes = self._records.spool_bytes
         tally.segments_fenced = self._records.times_fenced
         tally.is_disk_refusing = not self._records.is_writable
         state = self._consumer.state
         generation = state.deployment.generation
-        common = render_metrics(tally, state.primary.release, generation, restarts={}, certificate_expires=None)
+        common = render_metrics(
+            tally,
+            state.primary.release,
+            generation,
+            restarts={},
+            certificate_expires=None,
+            last_good=state.last_good_ready,
+        )
         return common + render_message_metrics(self._counts, self._consumer.remembered)
 
     @property
@@ -288,7 +295,8 @@ class _Process:
             "generation": state.deployment.generation,
             "refused": self._consumer.refused,
             "records": self._records.words,
-            "breakers": {servable.release: servable.breaker.state for servable in state.servables},
+            "breakers": {servable.release: servable.breaker.state for servable in state.loaded},
+            "last_good": state.last_good_words,
         }
 
 

@@ -6,6 +6,7 @@ Plain integers that the event loop alone touches; labels are of bounded number b
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.tally import Tally
@@ -20,6 +21,7 @@ class Counters:
     def __init__(self) -> None:
         self.answers: Counter[tuple[str, str]] = Counter()  # (source, handling)
         self.fallbacks: Counter[str] = Counter()  # by cause
+        self.stood_in: Counter[str] = Counter()  # of those, answered by the last good release; by its name
         self.responses: Counter[int] = Counter()  # by HTTP status
         self.grpc_responses: Counter[str] = Counter()  # by `method code`
         self.latency = [0] * (len(BUCKETS_S) + 1)
@@ -46,12 +48,13 @@ class Counters:
 
         Args:
             refusals: of the gate, by reason.
-            breakers: of the releases that answer, by their names.
+            breakers: of the releases that are asked, by their names.
             is_ready: whether predictions are answered.
         """
         return Tally(
             answers={f"{source} {handling}": count for (source, handling), count in self.answers.items()},
             fallbacks=dict(self.fallbacks),
+            stood_in=dict(self.stood_in),
             responses=dict(self.responses),
             grpc_responses=dict(self.grpc_responses),
             refusals=dict(refusals),
@@ -83,6 +86,7 @@ def render_metrics(
     restarts: Mapping[str, int],
     certificate_expires: float | None,
     is_audit_writable: bool = True,
+    last_good: Mapping[str, bool] = MappingProxyType({}),
 ) -> bytes:
     """The counts in Prometheus' text format.
 
@@ -93,6 +97,7 @@ def render_metrics(
         restarts: how often workers were replaced, by reason.
         certificate_expires: Unix seconds; None: there is none.
         is_audit_writable: whether nothing keeps acts from being recorded.
+        last_good: releases that should stand in for others, and whether they can.
     """
     lines: list[str] = []
     _family(lines, "answers_total", "counter", "Predictions answered.")
@@ -102,6 +107,12 @@ def render_metrics(
     _family(lines, "fallbacks_total", "counter", "Predictions answered by fallback, by cause.")
     for cause, count in sorted(tally.fallbacks.items()):
         lines.append(f'shipworthy_fallbacks_total{{cause="{cause}"}} {count}')
+    _family(lines, "last_good_answers_total", "counter", "Fallbacks answered by the last good release, by its name.")
+    for name, count in sorted(tally.stood_in.items()):
+        lines.append(f'shipworthy_last_good_answers_total{{release="{name}"}} {count}')
+    _family(lines, "last_good_ready", "gauge", "Whether the last good release can answer where the model cannot.")
+    for name, is_ready in sorted(last_good.items()):
+        lines.append(f'shipworthy_last_good_ready{{release="{name}"}} {int(is_ready)}')
     _family(lines, "responses_total", "counter", "HTTP responses, by status.")
     for status, count in sorted(tally.responses.items()):
         lines.append(f'shipworthy_responses_total{{status="{status}"}} {count}')

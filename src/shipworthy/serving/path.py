@@ -9,36 +9,39 @@ import logging
 import threading
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
-from shipworthy.bundle.format import Policy
-from shipworthy.kernel.errors import ModelError, ModelFault
 from shipworthy.records.write import SegmentWriter
 from shipworthy.serving.admission import Admission
-from shipworthy.serving.answer import Answer, IdMint, Reasons, add_reasons, answer_fallback, answer_model
-from shipworthy.serving.breaker import Breaker
+from shipworthy.serving.answer import (
+    Answer,
+    IdMint,
+    Reasons,
+    StoodIn,
+    add_reasons,
+    answer_fallback,
+    answer_model,
+    answer_stand_in,
+)
 from shipworthy.serving.counters import Counters
-from shipworthy.serving.decode import Sample
 from shipworthy.serving.job import Job, Outcome
 from shipworthy.serving.lane import Lane
 from shipworthy.serving.pace import MAX_RUN_ROWS
-from shipworthy.serving.policy import Decided, decide
+from shipworthy.serving.policy import Decided
 from shipworthy.serving.problem import make_problem
 from shipworthy.serving.reasons import explain
 from shipworthy.serving.recorder import Recorded, Recorder
+from shipworthy.serving.run import FAILURES, LATE, RESTING, UNLIKE, infer
 from shipworthy.serving.servable import Servable
+from shipworthy.serving.stand_in import Handover, StandIns
 
 COMMIT_GRACE_S = 0.25  # for a record that is on its way when the deadline comes
+STAND_IN_S = COMMIT_GRACE_S / 2  # for the last good release when the deadline has come; the rest is for the record
 SYNC_EVERY_S = 0.1  # what `async` records may lose in a power cut
-FAILED, LATE, INVALID = "the model failed", "the model was late", "the model gave no usable output"
-UNLIKE = "out of distribution"  # the model could have answered: nothing is wrong with it
-RESTING = "the model rests after it failed"
 REASONS_SHARE = 0.5  # of the deadline within which reasons are still begun: an answer is worth more than its reasons
-_CAUSES: dict[ModelFault, str] = {"raised": FAILED, "ended": FAILED, "late": LATE, "resting": RESTING}
 
 _log = logging.getLogger("shipworthy.serving")
 
@@ -46,6 +49,7 @@ _log = logging.getLogger("shipworthy.serving")
 class _Batch(msgspec.Struct, eq=False):
     servable: Servable
     jobs: list[Job]
+    until: float = 0.0  # its deadline, the loop's time
     timer: TimerHandle | None = None
 
 
@@ -53,10 +57,13 @@ class _Done(msgspec.Struct):
     """What a thread made of some jobs, for the loop to deliver and count."""
 
     answers: list[tuple[Job, Outcome]]
-    causes: list[str]  # of fallbacks
-    recorded: Recorded
-    good: int  # rows whose output was usable
-    unlike: int  # rows out of distribution
+    causes: list[str] = []  # of fallbacks
+    stood_in: list[str] = []  # the releases that answered instead, for those that did
+    recorded: Recorded = Recorded()
+    good: int = 0  # rows whose output was usable
+    bad: int = 0  # rows whose output was not
+    unlike: int = 0  # rows out of distribution
+    handed: dict[Job, str] = {}  # rows for whoever stands in, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,7 @@ class PredictionPath:
         self._claims = threading.Lock()
         self._model = Lane("model")
         self._disk = Lane("disk")
+        self._stand_ins = StandIns(loop, self, STAND_IN_S)
         self._tick: list[Job] = []
         self._is_gathering = False
         self._waiting: deque[_Batch] = deque()
@@ -126,11 +134,17 @@ class PredictionPath:
 
     def answer_without_model(self, job: Job, cause: str) -> None:
         """Answer an admitted job by the fallback; `cause` is one of few, for the counts."""
-        self._fall_back(_Batch(job.servable, [job]), [job], cause)
+        until = self._loop.time() + job.servable.policy.timeout_s
+        self._fall_back(job.servable, self._claim([job]), [cause], until)
+
+    def let_stand_in(self, pairs: Mapping[Servable, Servable]) -> None:
+        """Let releases be asked for the rows of others, from the next that fails."""
+        self._stand_ins.pairs = pairs
 
     def stop(self, timeout_s: float) -> None:
         """End the threads; jobs that are still open are lost, so drain first."""
         self._model.stop(timeout_s)
+        self._stand_ins.stop(timeout_s)
         self._disk.stop(timeout_s)
 
     def _end_tick(self) -> None:
@@ -157,13 +171,17 @@ class PredictionPath:
         self._dispatch()
 
     def _enqueue(self, batch: _Batch) -> None:
+        batch.until = self._loop.time() + batch.servable.policy.timeout_s
+        cause = None
         if self._late_since is not None:  # the model hangs: waiting for it would only cost the deadline
-            self._fall_back(batch, batch.jobs, LATE)
+            cause = LATE
+        elif not batch.servable.breaker.admits(self._loop.time()):
+            cause = RESTING
+        if cause is not None:
+            live = self._claim(batch.jobs)
+            self._fall_back(batch.servable, live, [cause] * len(live), batch.until)
             return
-        if not batch.servable.breaker.admits(self._loop.time()):
-            self._fall_back(batch, batch.jobs, RESTING)
-            return
-        batch.timer = self._loop.call_later(batch.servable.policy.timeout_s, self._expire, batch)
+        batch.timer = self._loop.call_at(batch.until, self._expire, batch)
         self._waiting.append(batch)
 
     def _dispatch(self) -> None:
@@ -195,13 +213,19 @@ class PredictionPath:
             if len(live) < len(jobs):
                 found = dict(zip(jobs, results, strict=True))
                 results = [found[job] for job in live]
-            done = self._answer(servable, live, results, reasons)
+            handed = _failed(live, results) if servable in self._stand_ins.pairs else {}
+            if handed:
+                rest = [(job, result) for job, result in zip(live, results, strict=True) if job not in handed]
+                done = self._answer(servable, [job for job, _ in rest], [result for _, result in rest], reasons)
+                done.handed = handed
+            else:
+                done = self._answer(servable, live, results, reasons)
             if results[:1] != [RESTING]:  # such a run was none
                 servable.pace.learn(len(jobs), seconds)
         except Exception:  # noqa: BLE001 (a worker loop: logged and answered)
             _log.exception("a run failed")
             problem = make_problem(500, "The request could not be answered; the fault is the server's.")
-            done = _Done([(job, problem) for job in (*live, *self._claim(jobs))], [], Recorded(), 0, 0)
+            done = _Done([(job, problem) for job in (*live, *self._claim(jobs))])
         took = self._settings.monotonic() - began
         self._loop.call_soon_threadsafe(self._finish_run, servable, done, len(jobs), took)
 
@@ -216,16 +240,20 @@ class PredictionPath:
         self,
         servable: Servable,
         live: list[Job],
-        results: Sequence[Decided | str],
+        results: Sequence[Decided | StoodIn | str],
         reasons: dict[Job, Reasons | None],
     ) -> _Done:
         """The answers, on record as the policy wants it."""
         answers: list[tuple[Job, Outcome]] = []
-        causes = []
+        causes, stood_in = [], []
         for job, result, prediction_id in zip(live, results, self._mint.mint(len(live)), strict=True):
             if isinstance(result, str):
                 answer = answer_fallback(servable, job.sample, result, prediction_id)
                 causes.append(result)
+            elif isinstance(result, StoodIn):
+                answer = answer_stand_in(servable, job.sample, result, prediction_id)
+                causes.append(result.cause)
+                stood_in.append(result.servable.release)
             else:
                 answer = answer_model(servable, job.sample, result, prediction_id)
             if job.sample.reasons or servable.policy.reasons_always:
@@ -235,8 +263,9 @@ class PredictionPath:
         if recorded.refused:
             problem = make_problem(503, "The prediction cannot be recorded, so it is not answered; try again later.")
             answers = [(job, problem) for job in live]
+        unlike = sum(job.sample.is_unlike for job in live)
         good = len(live) - len(causes) + causes.count(UNLIKE)
-        return _Done(answers, causes, recorded, good, sum(job.sample.is_unlike for job in live))
+        return _Done(answers, causes, stood_in, recorded, good, _count_bad(causes), unlike)
 
     # --- in the loop
 
@@ -244,20 +273,24 @@ class PredictionPath:
         batches, self._running = self._running, []
         self._late_since = None
         self.admission.learn(rows=rows, seconds=took, timeout_s=servable.policy.timeout_s)
-        self._judge(servable.breaker, done.good, sum(cause not in (RESTING, UNLIKE) for cause in done.causes))
+        servable.breaker.judge(done.good, done.bad + _count_bad(done.handed.values()), self._loop.time())
         self._counters.runs += 1
         self._counters.run_rows += rows
         self._finish(servable, done)
         self._is_gathering = True
         self._loop.call_soon(self._gather, len(self._tick))
         for batch in batches:
-            if batch.timer is not None and all(job.answered for job in batch.jobs):
+            if done.handed:
+                handed = [job for job in batch.jobs if job in done.handed]
+                self._fall_back(servable, handed, [done.handed[job] for job in handed], batch.until)
+            if batch.timer is not None and all(job.answered or job in done.handed for job in batch.jobs):
                 batch.timer.cancel()
 
     def _finish(self, servable: Servable, done: _Done) -> None:
         counters, recorded = self._counters, done.recorded
         for cause in done.causes:
             counters.fallbacks[cause] += 1
+        counters.stood_in.update(done.stood_in)
         counters.unlike += done.unlike
         counters.records += recorded.written
         counters.records_spooled += recorded.spooled
@@ -267,14 +300,6 @@ class PredictionPath:
             self._unsynced = True
             self._loop.call_later(SYNC_EVERY_S, self._sync_soon)
         self._deliver(done.answers)
-
-    def _judge(self, breaker: Breaker, good: int, bad: int) -> None:
-        if good:
-            breaker.succeed()
-        elif bad:
-            breaker.fail(self._loop.time())
-        else:  # a run whose rows were all answered meanwhile, or our own fault: it says nothing of the model
-            breaker.give_back()
 
     def _deliver(self, done: Sequence[tuple[Job, Outcome]]) -> None:
         clock = self._settings.monotonic()
@@ -304,76 +329,77 @@ class PredictionPath:
             self._waiting.remove(batch)
             batch.servable.breaker.give_back()
         if is_disk_late:  # the model has done its part, and a fallback would have to be recorded too
-            self._give_up(batch)
+            self._give_up(batch.jobs)
             return
-        if late:
-            self._fall_back(batch, late, LATE, claimed=True)
+        self._fall_back(batch.servable, late, [LATE] * len(late), self._loop.time())
         if any(not job.answered for job in batch.jobs):
-            batch.timer = self._loop.call_later(COMMIT_GRACE_S, self._give_up, batch)
+            batch.timer = self._loop.call_later(COMMIT_GRACE_S, self._give_up, batch.jobs)
 
-    def _give_up(self, batch: _Batch) -> None:
+    def _give_up(self, jobs: Sequence[Job]) -> None:
         """The disk is too slow for the deadline: say so, whatever becomes of the record."""
         if self._settings.is_patient:
             return
         problem = make_problem(503, "The prediction was not recorded in time; try again later.")
-        self._deliver([(job, problem) for job in batch.jobs])
+        self._deliver([(job, problem) for job in jobs])
 
-    def _fall_back(self, batch: _Batch, jobs: Sequence[Job], cause: str, *, claimed: bool = False) -> None:
-        servable = batch.servable
-        live = list(jobs) if claimed else self._claim(jobs)
-        if not claimed:
-            batch.timer = self._loop.call_later(servable.policy.timeout_s + COMMIT_GRACE_S, self._give_up, batch)
+    def _fall_back(self, servable: Servable, live: list[Job], causes: list[str], until: float) -> None:
+        """Have claimed rows answered by the last good release, or else by the rules.
+
+        Args:
+            servable: that was asked.
+            live: the rows.
+            causes: why it did not answer each.
+            until: their deadline, the loop's time.
+        """
+        if live and not self._stand_ins.take(servable, live, causes, until):
+            self._answer_by_rules(servable, live, causes, until + COMMIT_GRACE_S)
+
+    def _answer_by_rules(self, servable: Servable, live: list[Job], causes: list[str], give_up: float) -> None:
+        timer = self._loop.call_at(give_up, self._give_up, live)
 
         def answer() -> None:
-            done = self._answer(servable, live, [cause] * len(live), {})
-            self._loop.call_soon_threadsafe(self._finish_fallback, batch, done, claimed)
+            done = self._answer(servable, live, causes, {})
+            self._loop.call_soon_threadsafe(self._finish_fallback, servable, done, timer)
 
         self._disk.submit(answer)
 
-    def _finish_fallback(self, batch: _Batch, done: _Done, keep_timer: bool) -> None:
-        if batch.timer is not None and not keep_timer:
-            batch.timer.cancel()
-        self._finish(batch.servable, done)
+    def _finish_fallback(self, servable: Servable, done: _Done, timer: TimerHandle) -> None:
+        timer.cancel()
+        self._finish(servable, done)
+
+    # --- what becomes of rows that were handed to the last good release
+
+    def record_stand_in(self, handover: Handover, results: Sequence[StoodIn | str]) -> _Done:
+        """See `Desk`."""
+        return self._answer(handover.servable, handover.jobs, results, {})
+
+    def finish_stand_in(self, handover: Handover, done: _Done) -> None:
+        """See `Desk`."""
+        self._finish(handover.servable, done)
+
+    def answer_otherwise(self, handover: Handover) -> None:
+        """See `Desk`."""
+        give_up = self._loop.time() + COMMIT_GRACE_S - STAND_IN_S
+        self._answer_by_rules(handover.servable, handover.jobs, handover.causes, give_up)
+
+    def give_up_record(self, handover: Handover) -> None:
+        """See `Desk`."""
+        self._give_up(handover.jobs)
 
     def _sync_soon(self) -> None:
         self._unsynced = False
         self._disk.submit(self._recorder.sync)
 
 
-def infer(servable: Servable, samples: Sequence[Sample]) -> list[Decided | str]:
-    """What the policy says of each sample, or why nothing.
-
-    A run that raises is done again row by row; one that ended the model's process is not: who knows which row it was.
-
-    Args:
-        servable: the release that answers.
-        samples: at most `MAX_RUN_ROWS`.
-    """
-    matrix = np.array([sample.floats for sample in samples], dtype=np.float32)
-    try:
-        outputs = servable.runtime.run(matrix)
-    except Exception as error:  # noqa: BLE001 (whatever a model raises costs its rows, not the server)
-        fault = error.fault if isinstance(error, ModelError) else "raised"
-        if fault == "raised" and len(samples) > 1:
-            return [result for sample in samples for result in infer(servable, [sample])]
-        if fault == "raised":
-            _log.warning("%s failed on a row: %s", servable.release, type(error).__name__)
-        return [_CAUSES[fault]] * len(samples)
-    found = [INVALID if row is None else row for row in decide(servable.policy, outputs, len(samples)).rows()]
-    if servable.sentinel is not None:
-        for place, words in servable.sentinel.judge(matrix).items():
-            found[place] = _handle_unlike(servable.policy, samples[place], found[place], words)
-    return found
+def _failed(jobs: Sequence[Job], results: Sequence[Decided | str]) -> dict[Job, str]:
+    """The rows that the model could not answer, and why."""
+    rows = zip(jobs, results, strict=True)
+    return {job: result for job, result in rows if isinstance(result, str) and result in FAILURES}
 
 
-def _handle_unlike(policy: Policy, sample: Sample, found: Decided | str, words: str) -> Decided | str:
-    """What becomes of a row that is out of distribution: said, and as the policy wants it."""
-    sample.is_unlike = True
-    if policy.out_of_distribution == "review":
-        sample.send_to_review(words)
-    else:
-        sample.warn(words)
-    return UNLIKE if policy.out_of_distribution == "fallback" and not isinstance(found, str) else found
+def _count_bad(causes: Iterable[str]) -> int:
+    """How many causes tell of a model that was asked and failed."""
+    return sum(cause in FAILURES and cause != RESTING for cause in causes)
 
 
 def _explain(

@@ -22,6 +22,7 @@ class Tally(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     answers: dict[str, int] = {}  # `source handling`
     fallbacks: dict[str, int] = {}  # by cause
+    stood_in: dict[str, int] = {}  # of those, by the last good release that answered
     responses: dict[int, int] = {}  # by HTTP status
     grpc_responses: dict[str, int] = {}  # by `method code`
     refusals: dict[str, int] = {}  # of the gate, by reason
@@ -49,7 +50,7 @@ class Tally(msgspec.Struct, kw_only=True, omit_defaults=True):
     seen: float = 0.0  # monotonic seconds
 
 
-_COUNTED = ("answers", "fallbacks", "responses", "grpc_responses", "refusals", "breaker_opened")
+_COUNTED = ("answers", "fallbacks", "stood_in", "responses", "grpc_responses", "refusals", "breaker_opened")
 _SUMMED = (
     "latency_sum_s",
     "runs",

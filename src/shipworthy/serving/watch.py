@@ -86,7 +86,7 @@ async def watch_live(
             state = await done
             answering.switch(state)
             _let_go(last, state)
-            keep_good(live, signature, good)
+            keep_good(live, signature, good, state.last_good)
             _log.info("generation %s answers", answering.state.deployment.generation)
         except ShipworthyError as error:
             answering.counters.deployments_refused += 1
@@ -95,10 +95,10 @@ async def watch_live(
 
 
 def _let_go(last: LiveState, state: LiveState) -> None:
-    """Close the models of releases that answer no more, once what they were asked is answered."""
+    """Close the models of releases that are not needed any more, once what they were asked is answered."""
     loop = asyncio.get_running_loop()
-    for servable in last.servables:
-        if servable not in state.servables:
+    for servable in last.loaded:
+        if servable not in state.loaded:
             loop.call_later(LET_GO_S + 2 * servable.policy.timeout_s, servable.runtime.close)
 
 
@@ -112,7 +112,7 @@ def _load_beside(
 ) -> None:
     live = Path(places.live)
     try:
-        state = load_live(live, Path(places.keys), make_runtime, last, vault)
+        state = load_live(live, Path(places.keys), make_runtime, last, vault, answered=last.answered)
         require_spool(state, places)
     except ShipworthyError as error:
         loop.call_soon_threadsafe(done.set_exception, error)

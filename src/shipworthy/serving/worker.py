@@ -112,6 +112,7 @@ class Worker:
         self.refused = None
         self.gate.replace(state.deployment.system, state.tokens.values())
         self._path.admission.expect(max(servable.pace.row_s for servable in state.servables))
+        self._path.let_stand_in(state.stand_ins)
         self._routes = self._make_routes(state)
 
     def _make_routes(self, state: LiveState) -> RouteTable:
@@ -171,7 +172,7 @@ class Worker:
             self.leave_tally()
 
     def _tally(self) -> Tally:
-        breakers = {servable.release: servable.breaker for servable in self.state.servables}
+        breakers = {servable.release: servable.breaker for servable in self.state.loaded}
         mine = self.counters.tally(refusals=self.gate.refused, breakers=breakers, is_ready=self.is_ready)
         mine.seen = time.monotonic()
         mine.spool_bytes = self.records.spool_bytes
@@ -253,7 +254,8 @@ class Worker:
             "refused": self.refused,
             "audit_log": self.audit.words,
             "records": self.records.words,
-            "breakers": {servable.release: servable.breaker.state for servable in state.servables},
+            "breakers": {servable.release: servable.breaker.state for servable in state.loaded},
+            "last_good": state.last_good_words,
         }
         exchange.respond(200 if self.is_ready else 503, msgspec.json.encode(document))
 
@@ -285,6 +287,7 @@ class Worker:
             restarts=read_restarts(self._run),
             certificate_expires=self.certificate_expires,
             is_audit_writable=self.audit.is_writable,
+            last_good=state.last_good_ready,
         )
         exchange.respond(200, content, METRICS_MEDIA)
 

@@ -87,7 +87,7 @@ def work(
     state, refused = start_live(Path(settings.live), Path(settings.keys), make_runtime, vault, good)
     require_spool(state, settings)
     if refused is None:
-        keep_good(Path(settings.live), signature, good)
+        keep_good(Path(settings.live), signature, good, state.last_good)
     else:
         _log.error("refused, the last good state answers: %s", refused)
     writer = SegmentWriter(

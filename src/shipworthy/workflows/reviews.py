@@ -308,8 +308,8 @@ def _truths(policy: Policy) -> dict[str, str]:
 def _reasons(payload: VerifiedPayload, record: Record) -> dict[str, Any] | None:
     """Those that the release would give now; None for a fallback, or where it gives none."""
     # the engine of models, which nothing else of the control plane loads
-    from shipworthy.serving.path import infer
     from shipworthy.serving.reasons import explain
+    from shipworthy.serving.run import infer
     from shipworthy.serving.runtimes.load import load_patiently
     from shipworthy.serving.servable import make_servable
 

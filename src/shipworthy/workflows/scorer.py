@@ -24,10 +24,10 @@ from shipworthy.serving.decode import MAX_ID, InvalidRequestError, Sample
 from shipworthy.serving.earlier import with_other_inputs
 from shipworthy.serving.live import LiveState
 from shipworthy.serving.pace import MAX_RUN_ROWS
-from shipworthy.serving.path import infer
 from shipworthy.serving.policy import Decided, Decisions, decide
 from shipworthy.serving.reasons import explain
 from shipworthy.serving.router import STICKY, choose_release, unit_of
+from shipworthy.serving.run import infer
 from shipworthy.serving.servable import Servable
 from shipworthy.workflows.answers import answer_frame, answer_schema, decided_frame
 from shipworthy.workflows.columnar import Judged, judge_rows

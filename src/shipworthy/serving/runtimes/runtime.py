@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class Runtime(Protocol):
-    """A loaded model; called from one thread at a time."""
+    """A loaded model; called from one thread at a time, and from a second where it also stands in for another."""
 
     @property
     def is_apart(self) -> bool:
