@@ -47,9 +47,16 @@ def model_pids(running: Running) -> list[int]:
     return [
         pid
         for pid in family(running.process.pid)
-        if b"shipworthy.engines.model_child" in (words := Path(f"/proc/{pid}/cmdline").read_bytes())
-        and b"guard.py" not in words
+        if b"shipworthy.engines.model_child" in (words := words_of(pid)) and b"guard.py" not in words
     ]
+
+
+def words_of(pid: int) -> bytes:
+    """The command of a process; nothing of one that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def answers_again(running: Running) -> bool:
