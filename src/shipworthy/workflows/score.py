@@ -18,9 +18,10 @@ import msgspec
 import polars as pl
 
 from shipworthy.bundle.format import ContextField, FeatureField
+from shipworthy.data.block import BATCH_ROWS
 from shipworthy.data.databases import Query, is_database
 from shipworthy.data.requests import plan_requests, read_ids
-from shipworthy.data.tables import BATCH_ROWS, Table, open_table
+from shipworthy.data.tables import Table, open_table
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import NotFoundError, UsageError
 from shipworthy.ledger.events import Event
