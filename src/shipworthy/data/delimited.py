@@ -24,6 +24,7 @@ from shipworthy.kernel.errors import SourceError
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_LINES = 50  # enough to tell a delimiter from a comma in a text
 CHUNK_BYTES = 16 * 2**20  # bounds the memory of the scan at a few times this
+LONGEST_HEADER = 4 * 2**20  # a thousand columns of the longest names have half of it
 _NEWLINE, _RETURN, _QUOTE = 10, 13, 34
 _LONGEST_RECORD = 256 * 2**20  # a quote that is open for so long was never closed
 
@@ -46,6 +47,7 @@ def read_delimited(content: bytes, path: Path, dialect: Dialect) -> Block:
         raise _empty(path)
     if b"\n" not in content:
         content = content.replace(b"\r", b"\n")
+    _judge_header(content, path)
     block = _read_block(content, path, _settled(dialect, content, path), before)
     if not block.frame.height and not block.malformed.height:
         raise SourceError(f"{path}: the file has a header and no rows; it needs rows")
@@ -75,6 +77,7 @@ def delimited_blocks(pieces: Iterable[bytes], path: Path, dialect: Dialect, bloc
             content, blank = _without_blank_start(content)
             before += blank
             has_newlines = b"\n" in content
+            _judge_header(content, path)
         if not has_newlines:
             content = content.replace(b"\r", b"\n")
         end = _records_end(content) if piece else len(content)
@@ -113,6 +116,7 @@ def delimited_columns(head: bytes, path: Path, dialect: Dialect) -> list[str]:
         raise _empty(path)
     if b"\n" not in head:
         head = head.replace(b"\r", b"\n")
+    _judge_header(head, path)
     dialect = _settled(dialect, head, path)
     return _named(_header(head, dialect.delimiter or ","))
 
@@ -152,6 +156,16 @@ def _without_blank_start(content: bytes) -> tuple[bytes, int]:
     """The content from its first line that is not blank on, and how many stood before."""
     bare = content.lstrip(b"\r\n")
     return bare, content[: len(content) - len(bare)].count(b"\n")
+
+
+def _judge_header(content: bytes, path: Path) -> None:
+    """Refuse a first line that nobody can have meant as a header, before it is parted."""
+    start = content[: LONGEST_HEADER + 1]
+    if len(start) > LONGEST_HEADER and b"\n" not in start and b"\r" not in start:
+        raise SourceError(
+            f"{path} line 1: the header has more than {LONGEST_HEADER:,} bytes and begins with {shown(start[:40])}; is "
+            "it a text of lines, with the columns' names in the first?"
+        )
 
 
 def _empty(path: Path) -> SourceError:
@@ -300,7 +314,8 @@ def _open_quote(content: bytes, path: Path, before: int = 0) -> str:
     return f"{path} line {line}: the quote at {shown(content[at : at + 40])} is never closed; close or double it"
 
 
-def _header(text: bytes, delimiter: str) -> list[str]:
+def _header(content: bytes, delimiter: str) -> list[str]:
+    text = content[:LONGEST_HEADER]
     csv.field_size_limit(2**31 - 1)
     row = next(csv.reader(io.StringIO(text.decode("utf-8", "ignore"), newline=""), delimiter=delimiter), [""])
     return [name.strip() for name in row]

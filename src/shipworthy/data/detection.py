@@ -5,18 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import polars as pl
-
 from shipworthy.contract.types import Encoding, FileFormat
 from shipworthy.data.delimited import detect_delimiter
 from shipworthy.data.dialect import TEXT_FORMATS, Dialect, find_format
 from shipworthy.data.encodings import detect_encoding, recoded
 from shipworthy.data.files import HEAD_BYTES, find_files, pieces
-from shipworthy.data.numerals import WRITTEN_SHARE
 from shipworthy.kernel.errors import UsageError
 
 Value = TypeVar("Value")
-WORDS_FOR_NULL = ("None", "none")  # what programs write for a value that is not there, and people for "no such thing"
 
 
 def detect_dialect(path: Path) -> Dialect:
@@ -43,21 +39,6 @@ def detect_dialect(path: Path) -> Dialect:
     delimiter = _the_same(delimiters, files, "delimiter")
     text: FileFormat = "tsv" if delimiter == "\t" else "csv"
     return replace(dialect, format=text, delimiter=delimiter)
-
-
-def words_for_null(frame: pl.DataFrame) -> tuple[str, ...]:
-    """The words that stand among the numbers of some column, where no number is."""
-    found = set()
-    for name, kind in frame.schema.items():
-        if kind != pl.String:
-            continue
-        texts = frame[name].drop_nulls().str.strip_chars()
-        is_word = texts.is_in(WORDS_FOR_NULL)
-        others = texts.filter(~is_word)
-        numbers = others.cast(pl.Float64, strict=False)
-        if is_word.any() and len(others) and len(numbers) - numbers.null_count() >= WRITTEN_SHARE * len(others):
-            found |= set(texts.filter(is_word).unique().to_list())
-    return tuple(sorted(found))
 
 
 def _first_sheet(path: Path) -> str:

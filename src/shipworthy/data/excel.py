@@ -90,7 +90,7 @@ def sheet_names(path: Path) -> list[str]:
         SourceError: the workbook is damaged.
     """
     try:
-        return fastexcel.read_excel(read_bytes(path)).sheet_names
+        return fastexcel.read_excel(read_bytes(path)[0]).sheet_names
     except fastexcel.FastExcelError as error:
         raise _damaged(path, error) from error
 

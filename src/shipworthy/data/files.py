@@ -72,22 +72,22 @@ def digest_files(path: Path, digest: Callable[[Path], str]) -> str:
     return digest_json({file_name(path, file): digest(file) for file in files})
 
 
-def read_bytes(path: Path, digest: str | None = None) -> bytes:
-    """The content of the file at `path`, as it lies on the disk.
+def read_bytes(path: Path, digest: str | None = None) -> tuple[bytes, str]:
+    """The content of the file at `path`, as it lies on the disk, and its digest.
 
     Args:
         path: of the file.
-        digest: of the content, where it is known: what is read must have it.
+        digest: from before, where it is known: what is read must have it. Otherwise the file must have it afterwards.
 
     Raises:
         SourceError: it is not there, may not be read, or changed meanwhile.
     """
     with _open(path) as file:
-        before = _stamp(file)
         raw = file.read()
-        if _stamp(file) != before or len(raw) != before[0] or (digest is not None and digest_bytes(raw) != digest):
-            raise changed(path)
-    return raw
+    found = digest_bytes(raw)
+    if found != (digest_file(path) if digest is None else digest):
+        raise changed(path)
+    return raw, found
 
 
 def unpack(raw: bytes, path: Path) -> bytes:

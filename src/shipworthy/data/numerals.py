@@ -7,6 +7,7 @@ import polars as pl
 
 from shipworthy.contract.expressions import MISSING
 
+WORDS_FOR_NULL = ("None", "none")  # what programs write for a value that is not there, and people for "no such thing"
 WRITTEN_SHARE = 0.95  # of a column's texts that must be written alike; the rest goes to quarantine
 _GROUPERS = {"": "", ",": ",", ".": r"\.", "'": "['\u2019]", " ": "[ \u00a0\u202f]"}  # sign -> what stands for it
 _DECIMALS = {".": r"\.", ",": ","}
@@ -102,7 +103,7 @@ def _is_unclear(fits: Sequence[Numerals]) -> bool:
 
 def _known(series: pl.Series) -> pl.Series:
     trimmed = series.str.strip_chars().drop_nulls()
-    return trimmed.filter(~trimmed.is_in(MISSING))
+    return trimmed.filter(~trimmed.is_in([*MISSING, *WORDS_FOR_NULL]))
 
 
 def _ways(series: pl.Series) -> list[Numerals]:
@@ -125,6 +126,18 @@ def _is_plain(known: pl.Series) -> bool:
 
 def _share(known: pl.Series, way: Numerals) -> float:
     return float(known.str.contains(way.pattern).mean() or 0)  # type: ignore[arg-type]
+
+
+def words_for_null(frame: pl.DataFrame, numerals: Numerals) -> tuple[str, ...]:
+    """The words that stand for no value in some column of numbers, written in this way or plainly."""
+    found: set[str] = set()
+    for name in (name for name, kind in frame.schema.items() if kind == pl.String):
+        words = frame[name].str.strip_chars().unique()
+        words = words.filter(words.is_in(WORDS_FOR_NULL))
+        known = _known(frame[name])
+        if len(words) and (_is_plain(known) or (len(known) and _share(known, numerals) >= WRITTEN_SHARE)):
+            found |= set(words.to_list())
+    return tuple(sorted(found))
 
 
 def spoken(numerals: Numerals) -> str:

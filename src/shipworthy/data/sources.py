@@ -15,7 +15,7 @@ import polars as pl
 from shipworthy.contract.types import Source
 from shipworthy.data.block import BATCH_ROWS, MALFORMED_SCHEMA, Block
 from shipworthy.data.columnar import arrow_columns, parquet_columns, read_arrow, read_parquet
-from shipworthy.data.delimited import CHUNK_BYTES, delimited_blocks, delimited_columns, read_delimited
+from shipworthy.data.delimited import CHUNK_BYTES, LONGEST_HEADER, delimited_blocks, delimited_columns, read_delimited
 from shipworthy.data.delta import delta_batches, delta_columns, delta_digest, open_delta
 from shipworthy.data.dialect import TEXT_FORMATS, Dialect, cleared, declared, find_format
 from shipworthy.data.encodings import recoded
@@ -31,7 +31,6 @@ from shipworthy.data.files import (
 )
 from shipworthy.data.json_lines import json_blocks, read_json_lines
 from shipworthy.data.names import identifiers
-from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import SourceError
 
 PLACES: dict[str, type[pl.DataType]] = {"file": pl.String, "line": pl.Int64}
@@ -253,8 +252,8 @@ def _read_any(path: Path, dialect: Dialect, digest: str | None = None) -> tuple[
     kind = find_format(path, dialect)
     if kind == "delta":
         return kind, _read_delta(path, dialect)
-    raw = read_bytes(path, digest)
-    return kind, (_parsed(kind, raw, path, dialect), digest or digest_bytes(raw), len(raw))
+    raw, found = read_bytes(path, digest)
+    return kind, (_parsed(kind, raw, path, dialect), found, len(raw))
 
 
 def _parsed(kind: str, raw: bytes, path: Path, dialect: Dialect) -> Block:
@@ -327,7 +326,7 @@ def _text_head(path: Path, dialect: Dialect) -> bytes:
         head.append(piece)
         size_bytes += len(piece)
         has_line = has_line or b"\n" in piece
-        if has_line and size_bytes >= HEAD_BYTES:
+        if size_bytes >= (HEAD_BYTES if has_line else LONGEST_HEADER + 1):
             break
     return b"".join(head)
 

@@ -12,14 +12,14 @@ import polars as pl
 
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract, Source
-from shipworthy.data.detection import detect_dialect, words_for_null
+from shipworthy.data.detection import detect_dialect
 from shipworthy.data.dialect import Dialect
 from shipworthy.data.excel import sheet_names
 from shipworthy.data.files import DELTA_LOG, fixed_part
 from shipworthy.data.infer import Inference, infer
 from shipworthy.data.leaks import find_suspects
 from shipworthy.data.names import identifier
-from shipworthy.data.numerals import Written, detect_numerals, spoken
+from shipworthy.data.numerals import Written, detect_numerals, spoken, words_for_null
 from shipworthy.data.sources import SourceRead, read_file
 from shipworthy.data.split import split
 from shipworthy.data.validate import Validated, judge_batch, validate
@@ -179,14 +179,11 @@ def _understood(
 ) -> tuple[list[_Input], Inference, list[str]]:
     """The inputs read as they are most likely meant, what they hold, and notes on how they are written."""
     frame = _frame(inputs)
-    nulls = words_for_null(frame)
-    if nulls:
-        inputs = _read_again(inputs, nulls=nulls)
-        frame = _frame(inputs)
     written = detect_numerals(frame) if any(each.is_text for each in inputs) else Written()
+    nulls = words_for_null(frame, written.numerals)
     numbers = frozenset(written.numbers)
-    if not written.numerals.is_plain:
-        inputs = _read_again(inputs, numerals=written.numerals, numbers=numbers)
+    if nulls or not written.numerals.is_plain:
+        inputs = _read_again(inputs, numerals=written.numerals, numbers=numbers, nulls=nulls)
         frame = _frame(inputs)
     names = {original: name for each in inputs for name, original in each.read.names.items()}
     columns = (
@@ -218,7 +215,8 @@ def _dialect_notes(inputs: Sequence[_Input], written: Written, nulls: Sequence[s
             if others:
                 yield f"{each.place}: the sheet {each.dialect.sheet!r} is read; it also has {', '.join(others[:20])}"
     if nulls:
-        yield f"data.sources: {' and '.join(nulls)} stand among numbers and are taken for no value, in every column"
+        words = " and ".join(map(repr, nulls))
+        yield f"data.sources: {words} among numbers is taken for no value, in every column"
     if not written.numerals.is_plain:
         yield (
             f"data.sources: numbers are read as {written.numerals.example} ({spoken(written.numerals)}), as in "
