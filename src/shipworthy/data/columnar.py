@@ -10,6 +10,7 @@ from shipworthy.data.files import first_line, read_head
 from shipworthy.kernel.errors import SourceError
 
 _STREAM = b"\xff\xff\xff\xff"  # begins an Arrow stream; a file begins with ARROW1
+_STREAM_END = _STREAM + bytes(4)  # may be left out by the format, but without it nobody can tell a stream that was cut
 
 
 def read_parquet(content: bytes, path: Path) -> pl.DataFrame:
@@ -28,6 +29,8 @@ def read_arrow(content: bytes, path: Path) -> pl.DataFrame:
         SourceError: it is damaged or cut short.
     """
     if content.startswith(_STREAM):
+        if not content.endswith(_STREAM_END):
+            raise SourceError(f"{path}: the Arrow file is damaged or cut short (it has no end mark); write it again")
         return _read(lambda: pl.read_ipc_stream(io.BytesIO(content)), "Arrow", path)
     return _read(lambda: pl.read_ipc(io.BytesIO(content)), "Arrow", path)
 
@@ -55,7 +58,7 @@ def arrow_columns(path: Path) -> list[str] | None:
 def _read(read: Callable[[], pl.DataFrame], kind: str, path: Path) -> pl.DataFrame:
     try:
         return read()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise SourceError(
             f"{path}: the {kind} file is damaged or cut short ({first_line(error)}); write it again"
         ) from error

@@ -100,14 +100,16 @@ def _by_content(path: Path) -> FileFormat | None:
     if head.startswith(_ZIP):
         return _archive(path)
     if head.startswith(_OLE):
-        raise SourceError(f"{path}: is a workbook of an old Excel (.xls) or a document; save it as .xlsx")
+        raise SourceError(
+            f"{path}: is an old Excel workbook (.xls), or one with a password; save it as .xlsx, without"
+        )
     return None
 
 
 def _archive(path: Path) -> FileFormat:
     try:
         names = zipfile.ZipFile(path).namelist()
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
         raise SourceError(
             f"{path}: is a damaged zip archive, or a damaged Excel workbook; copy it again, or save it anew"
         ) from None

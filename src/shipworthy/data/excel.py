@@ -8,7 +8,9 @@ import io
 import logging
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -23,7 +25,12 @@ from shipworthy.kernel.errors import SourceError
 
 EXACT_WHOLE = 2.0**53  # Excel has one kind of number, a float64
 FIRST_YEAR = 1900  # Excel's days begin there; a time of day alone is a part of day 0
+LARGEST_BYTES = 4 * 2**30  # a million rows of fifty columns unpack to less
 _NO_VALUE = "#N/A"
+_BROKEN = (  # what the readers of a workbook, its archive and its XML raise
+    fastexcel.FastExcelError, zipfile.BadZipFile, zlib.error, Xml.ParseError, pl.exceptions.PolarsError,
+    LookupError, ValueError, EOFError, OSError, NotImplementedError, RuntimeError,
+)  # fmt: skip
 _CELL = re.compile(rb"<(?:\w+:)?c\b([^>]*?)(?:/>|>(.*?)</(?:\w+:)?c>)", re.DOTALL)
 _REFERENCE = re.compile(rb"""\br=["']([A-Z]+)(\d+)["']""")
 _ERROR = re.compile(rb"""\bt=["']e["']""")
@@ -58,21 +65,17 @@ def read_excel(content: bytes, path: Path, sheet: str | None = None) -> Block:
             times of day.
     """
     logging.getLogger("fastexcel.types.dtype").setLevel(logging.ERROR)  # that a column is empty is no warning
-    try:
+    with _readable(path):
+        _judge_size(content, path)
         workbook = fastexcel.read_excel(content)
-    except fastexcel.FastExcelError as error:
-        raise _damaged(path, error) from error
-    name = _chosen(workbook.sheet_names, sheet, path)
-    place = f"{path} sheet {name!r}"
-    try:
+        name = _chosen(workbook.sheet_names, sheet, path)
+        place = f"{path} sheet {name!r}"
         marks = _marks(content, name)
         header = workbook.load_sheet(name, header_row=None, n_rows=1, dtypes="string").to_polars()
         if not header.height:
             raise SourceError(f"{place}: is empty; it needs a header and rows")
         columns = [str(value or "").strip() for value in header.row(0)]
         frame = workbook.load_sheet(name, schema_sample_rows=None).to_polars()
-    except (fastexcel.FastExcelError, zipfile.BadZipFile, KeyError, Xml.ParseError, pl.exceptions.PolarsError) as error:
-        raise _damaged(path, error) from error
     if marks.merged is not None:
         raise SourceError(
             f"{place}: cells {marks.merged} are merged, so that only the first of them holds a value; "
@@ -89,10 +92,9 @@ def sheet_names(path: Path) -> list[str]:
     Raises:
         SourceError: the workbook is damaged.
     """
-    try:
-        return fastexcel.read_excel(read_bytes(path)[0]).sheet_names
-    except fastexcel.FastExcelError as error:
-        raise _damaged(path, error) from error
+    content, _ = read_bytes(path)
+    with _readable(path):
+        return fastexcel.read_excel(content).sheet_names
 
 
 def _chosen(names: list[str], sheet: str | None, path: Path) -> str:
@@ -104,8 +106,23 @@ def _chosen(names: list[str], sheet: str | None, path: Path) -> str:
     return sheet
 
 
-def _damaged(path: Path, error: Exception) -> SourceError:
-    return SourceError(f"{path}: the Excel workbook is damaged ({first_line(error)}); save it again")
+def _judge_size(content: bytes, path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size_bytes = sum(part.file_size for part in archive.infolist())
+    if size_bytes > LARGEST_BYTES:
+        raise SourceError(f"{path}: the workbook unpacks to {size_bytes:,} bytes; export the sheet as CSV")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SourceError:
+        raise
+    except _BROKEN as error:
+        raise SourceError(
+            f"{path}: the Excel workbook is damaged ({type(error).__name__}: {first_line(error)}); save it again"
+        ) from error
 
 
 def _named(frame: pl.DataFrame, columns: list[str], place: str) -> pl.DataFrame:
@@ -187,7 +204,7 @@ def _part(archive: zipfile.ZipFile, sheet: str) -> str:
     targets = {link.get("Id"): link.get("Target", "") for link in links}
     for node in (*book.iter(_SHEET), *book.iter(_STRICT_SHEET)):
         if node.get("name") == sheet:
-            key = next(value for name, value in node.items() if name.endswith("}id"))
+            key = next((value for name, value in node.items() if name.endswith("}id")), "")
             target = targets[key]
             return target.lstrip("/") if target.startswith("/") else f"xl/{target}"
     raise KeyError(sheet)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,18 @@ def json_blocks(pieces: Iterable[bytes], path: Path) -> Iterator[Block]:
         SourceError: as for `read_json_lines`, when the block comes.
     """
     rest, before = b"", 0
+    known: dict[str, tuple[str, int]] = {}
     for piece in _and_last(pieces):
         content = rest + piece
         end = content.rfind(b"\n") + 1 if piece else len(content)
         block, rest = content[:end], content[end:]
         if block.strip():
-            yield read_json_lines(block, path, before)
+            found = read_json_lines(block, path, before)
+            families = _families(found.frame)
+            if any(kind != known.get(name, (kind,))[0] for name, kind in families.items()):
+                raise SourceError(_problem(block, path, before, known) or f"{path}: kinds of values do not go together")
+            known = {**{name: (kind, before + 1) for name, kind in families.items()}, **known}
+            yield found
         before += block.count(b"\n")
 
 
@@ -60,9 +66,18 @@ def _lines(content: bytes, before: int, rows: int) -> pl.Series:
     return pl.Series(np.asarray(numbers, dtype=np.int64))
 
 
-def _problem(content: bytes, path: Path, before: int) -> str | None:
-    """What is wrong, with its line: of one line, or of two that do not go together."""
-    kinds: dict[str, tuple[str, int]] = {}
+def _families(frame: pl.DataFrame) -> dict[str, str]:
+    """Columns of truths and of numbers: these two do not go together."""
+    truths = {name: "bool" for name, kind in frame.schema.items() if kind == pl.Boolean}
+    return truths | {name: "number" for name, kind in frame.schema.items() if kind.is_numeric()}
+
+
+def _problem(content: bytes, path: Path, before: int, known: Mapping[str, tuple[str, int]] | None = None) -> str | None:
+    """What is wrong, with its line: of one line, or of two that do not go together.
+
+    `known` are kinds of columns, and from which line on, of what stands before `content`.
+    """
+    kinds = dict(known or {})
     for number, line in enumerate(content.split(b"\n"), before + 1):
         if not line.strip():
             continue
@@ -76,9 +91,9 @@ def _problem(content: bytes, path: Path, before: int) -> str | None:
         for name, field in value.items():
             kind = _kind(field)
             first, at = kinds.setdefault(name, (kind, number)) if kind else ("", 0)
-            if kind != first:
+            if kind != first and "text" not in (kind, first):
                 return (
-                    f"{place}: {shown(name)} is a {kind}, {shown(json.dumps(field))}, and in line {at} a {first}; "
+                    f"{place}: {shown(name)} is a {kind}, {shown(json.dumps(field))}, and from line {at} on a {first}; "
                     "write one kind of value in each column"
                 )
     return None
