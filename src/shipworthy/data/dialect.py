@@ -100,9 +100,7 @@ def _by_content(path: Path) -> FileFormat | None:
     if head.startswith(_ZIP):
         return _archive(path)
     if head.startswith(_OLE):
-        raise SourceError(
-            f"{path}: is an old Excel workbook (.xls), or one with a password; save it as .xlsx, without"
-        )
+        raise SourceError(f"{path}: is an old Excel workbook (.xls), or one with a password; save it as .xlsx, without")
     return None
 
 

@@ -11,7 +11,9 @@ from shipworthy.kernel.errors import SourceError
 CHUNK_BYTES = 16 * 2**20  # bounds the memory at a few times this
 UTF8_MARK = codecs.BOM_UTF8
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_CODECS: dict[str, str] = {"windows-1252": "cp1252", "latin-1": "latin-1"}
+_UTF8, _UTF16 = codecs.getincrementaldecoder("utf-8"), codecs.getincrementaldecoder("utf-16")
+_WINDOWS = codecs.getincrementaldecoder("cp1252")
+_SINGLE_BYTES = {"windows-1252": _WINDOWS, "latin-1": codecs.getincrementaldecoder("latin-1")}
 
 
 def recoded(content: Iterable[bytes], encoding: Encoding, path: Path) -> Iterator[bytes]:
@@ -72,13 +74,13 @@ def detect_encoding(path: Path) -> Encoding:
         SourceError: it is none of these; names the first byte that is not UTF-8.
     """
     is_utf8, is_windows, first = True, True, True
-    utf8 = codecs.getincrementaldecoder("utf-8")()
+    utf8 = _UTF8()
     for content in pieces(path, CHUNK_BYTES):
         if first and content.startswith(UTF16_MARKS):
             return "utf-16"
         first = False
         is_utf8 = is_utf8 and _decodes(utf8, content)
-        is_windows = is_windows and _decodes(codecs.getincrementaldecoder("cp1252")(), content)
+        is_windows = is_windows and _decodes(_WINDOWS(), content)
         if not is_utf8 and not is_windows:
             break
     if is_utf8 and _decodes(utf8, b"", final=True):
@@ -100,7 +102,7 @@ def _is_mixed(path: Path) -> bool:
 
 
 def _is_utf8(line: bytes) -> bool:
-    return _decodes(codecs.getincrementaldecoder("utf-8")(), line, final=True)
+    return _decodes(_UTF8(), line, final=True)
 
 
 def _decodes(decoder: codecs.IncrementalDecoder, content: bytes, *, final: bool = False) -> bool:
@@ -124,7 +126,7 @@ def _without_mark(content: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _from_utf16(content: Iterable[bytes], path: Path) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder("utf-16")("strict")
+    decoder = _UTF16("strict")
     lines, first = 0, True
     try:
         for piece in _and_last(content):
@@ -143,8 +145,8 @@ def _from_utf16(content: Iterable[bytes], path: Path) -> Iterator[bytes]:
 
 def _from_single_bytes(content: Iterable[bytes], encoding: Encoding, path: Path) -> Iterator[bytes]:
     """Bytes beyond ASCII that are all UTF-8 are hardly ever of the declared encoding: the file has changed its own."""
-    decoder = codecs.getincrementaldecoder(_CODECS[encoding])("strict")
-    utf8 = codecs.getincrementaldecoder("utf-8")("strict")
+    decoder = _SINGLE_BYTES[encoding]("strict")
+    utf8 = _UTF8("strict")
     is_utf8, is_ascii, lines = True, True, 0
     for piece in _and_last(content):
         if piece.startswith(UTF16_MARKS) and not lines:
