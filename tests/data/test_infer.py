@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from shipworthy.data.infer import Guess, Inference, infer, widened
+from shipworthy.data.guesses import Guess, Inference
+from shipworthy.data.infer import infer, widened
 from shipworthy.kernel.errors import DataError, UsageError
 
 ROWS = 200

@@ -16,7 +16,8 @@ from shipworthy.data.detection import detect_dialect
 from shipworthy.data.dialect import Dialect
 from shipworthy.data.excel import sheet_names
 from shipworthy.data.files import DELTA_LOG, fixed_part
-from shipworthy.data.infer import Inference, infer
+from shipworthy.data.guesses import Inference
+from shipworthy.data.infer import infer
 from shipworthy.data.leaks import find_suspects
 from shipworthy.data.names import identifier
 from shipworthy.data.numerals import Written, detect_numerals, spoken, words_for_null

@@ -82,7 +82,7 @@ def tell_outcomes(
         parts: of the project.
         principal: who tells.
         environment: where the predictions were made.
-        file: CSV, JSON lines or Parquet.
+        file: CSV, JSON lines, Parquet, Arrow or Excel.
         columns: its columns, where they are not called as usual.
         tell: told what is being done.
 

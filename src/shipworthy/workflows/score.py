@@ -70,7 +70,7 @@ def score(
         parts: of the project.
         principal: who asks.
         environment: whose release answers, and among whose records the answers are.
-        source: CSV, TSV, JSON lines or Parquet, a Delta table's folder, or the URL of a database, with the contract's
+        source: a file, a directory or pattern of files, a Delta table's folder, or the URL of a database, with the contract's
             features as columns.
         destination: CSV, JSON lines, Parquet or Delta by its suffix, or the URL of a database; not there before,
             unless `replace`.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from shipworthy.contract.types import Source
-from shipworthy.data.infer import Guess, Inference
+from shipworthy.data.guesses import Guess, Inference
 
 WIDTH = 110  # columns of a line of the contract; longer lists are wrapped
 COMMENT_AT = 34  # column where comments begin
