@@ -43,7 +43,7 @@ def read_delimited(content: bytes, path: Path, dialect: Dialect) -> Block:
     """
     judge_utf8(content, path)
     content, before = _without_blank_start(content)
-    if not content.strip():
+    if not content or content.isspace():
         raise _empty(path)
     if b"\n" not in content:
         content = content.replace(b"\r", b"\n")
@@ -96,7 +96,8 @@ def delimited_blocks(pieces: Iterable[bytes], path: Path, dialect: Dialect, bloc
             rows_before = before
         else:
             text, rows_before = head + block, before - head.count(b"\n")
-        if block.strip():
+        if block and not block.isspace():
+            judge_utf8(text, path, rows_before)
             yield _read_block(text, path, dialect, rows_before, is_first=text is block)
         before += block.count(b"\n")
 
@@ -191,10 +192,20 @@ def _records_end(content: bytes) -> int:
 # --- one block
 
 
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """Where records end and how many delimiters each has, quotes respected; the header is record 0."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]  # exclusive, without the newline
+    delimiters: NDArray[np.int64]
+    blank: NDArray[np.bool_]
+    is_quoted: bool  # whether there is a quote at all
+
+
 def _read_block(content: bytes, path: Path, dialect: Dialect, before: int, *, is_first: bool = True) -> Block:
     """The rows behind the header that `content` begins with; `before` lines of the file stand before it."""
     delimiter = dialect.delimiter or ","
-    judge_utf8(content, path, before)
     scan = _scan(content, delimiter, path, before)
     header = _header(content[: scan.ends[0]], delimiter)
     judge_distinct(header, path)
@@ -214,19 +225,21 @@ def _read_block(content: bytes, path: Path, dialect: Dialect, before: int, *, is
         sound = np.ones(len(kept), dtype=np.bool_)
         sound[list(mistaken)] = False
         frame, kept = frame.filter(pl.Series(sound)), kept[sound]
-    newlines = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == _NEWLINE)
-    malformed = [
-        (_line_at(newlines, int(scan.starts[record])) + before, _text(content, scan, record).decode(), reasons[record])
-        for record in sorted(reasons)
-    ]
-    lines = np.searchsorted(newlines, scan.starts[kept]) + (before + 1)
-    return Block(
-        frame, pl.DataFrame(malformed, schema=MALFORMED_SCHEMA, orient="row"), pl.Series(lines.astype(np.int64))
+    lost = np.array(sorted(reasons), dtype=np.int64)
+    texts = [_text(content, scan, record).decode() for record in lost]
+    malformed = pl.DataFrame(
+        {"line": _lines(content, scan, lost) + before, "text": texts, "reason": [reasons[record] for record in lost]},
+        schema=MALFORMED_SCHEMA,
     )
+    return Block(frame, malformed, pl.Series(_lines(content, scan, kept) + before))
 
 
-def _line_at(newlines: NDArray[np.int64], at: int) -> int:
-    return int(np.searchsorted(newlines, at)) + 1
+def _lines(content: bytes, scan: _Scan, records: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The line, from 1, in which each record begins: its own number, unless quotes hold newlines."""
+    if not scan.is_quoted:
+        return records + 1
+    newlines = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == _NEWLINE)
+    return np.searchsorted(newlines, scan.starts[records]).astype(np.int64) + 1
 
 
 def _with_numbers(frame: pl.DataFrame, dialect: Dialect) -> tuple[pl.DataFrame, Mapping[int, str]]:
@@ -245,16 +258,6 @@ def _with_numbers(frame: pl.DataFrame, dialect: Dialect) -> tuple[pl.DataFrame, 
             more = f"{reasons[row]}; " if row in reasons else ""
             reasons[row] = f"{more}{name}: not a number written as {dialect.numerals.example}"
     return frame.with_columns(dialect.numerals.plain(pl.col(column)) for column in numbers), reasons
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """Where records end and how many delimiters each has, quotes respected; the header is record 0."""
-
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]  # exclusive, without the newline
-    delimiters: NDArray[np.int64]
-    blank: NDArray[np.bool_]
 
 
 def _scan(content: bytes, delimiter: str, path: Path, lines_before: int = 0) -> _Scan:
@@ -285,7 +288,7 @@ def _scan(content: bytes, delimiter: str, path: Path, lines_before: int = 0) -> 
     starts = np.concatenate(([0], all_ends[:-1] + 1))
     length = all_ends - starts
     blank = (length == 0) | ((length == 1) & (text[starts] == _RETURN))
-    return _Scan(starts, all_ends, np.diff(np.concatenate(([0], np.concatenate(counts)))), blank)
+    return _Scan(starts, all_ends, np.diff(np.concatenate(([0], np.concatenate(counts)))), blank, quoted)
 
 
 def _judge_quotes(

@@ -258,7 +258,7 @@ def _read_any(path: Path, dialect: Dialect, digest: str | None = None) -> tuple[
 
 def _parsed(kind: str, raw: bytes, path: Path, dialect: Dialect) -> Block:
     content = unpack(raw, path)
-    if not content.strip():
+    if not content or content.isspace():
         raise SourceError(f"{path}: the file is empty; it needs a header and rows")
     match kind:
         case "parquet":

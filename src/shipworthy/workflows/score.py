@@ -70,8 +70,8 @@ def score(
         parts: of the project.
         principal: who asks.
         environment: whose release answers, and among whose records the answers are.
-        source: a file, a directory or pattern of files, a Delta table's folder, or the URL of a database, with the contract's
-            features as columns.
+        source: a file, a directory or pattern of files, a Delta table's folder, or the URL of a database, with the
+            contract's features as columns.
         destination: CSV, JSON lines, Parquet or Delta by its suffix, or the URL of a database; not there before,
             unless `replace`.
         key: the column whose values are the requests' ids; None for the contract's key, where the table has it.

@@ -21,7 +21,7 @@ MOST_ROWS = 25  # of features in the table; more are named in a line for each ty
     multiple=True,
     required=True,
     metavar="FILE",
-    help="A file, a directory, a quoted pattern, a Delta table.",
+    help="File, directory or pattern.",
 )
 @click.option("--target", required=True, metavar="COL", help="The column to predict.")
 @click.option("--time", "time", metavar="COL", help="When each row happened.")
