@@ -64,6 +64,7 @@ REFUSED: dict[str, tuple[Encoding, bytes, str]] = {
     "no Windows": ("windows-1252", b"a,b\n1,2\nx\x81,2\n", "line 3, byte 2: 0x81 is not windows-1252"),
     "Windows undeclared": ("utf-8", b"a,b\n1,\xe9\n", "line 2, byte 3: 0xe9 is not UTF-8 .* encoding: windows-1252"),
     "NUL": ("utf-8", b"a,b\n1,2\n\x003,4\n", "line 3: holds a NUL byte"),
+    "a program": ("utf-8", b"\x7fELF\0\0\xd0a\n", "line 1: holds a NUL byte; is this a text file"),
     "NUL in UTF-16": ("utf-16", "a,b\n1,2\n\x003,4\n".encode("utf-16"), "line 3: holds a NUL byte"),
 }
 

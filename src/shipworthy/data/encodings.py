@@ -48,15 +48,22 @@ def judge_utf8(content: bytes, path: Path, before: int = 0) -> None:
     try:
         _decode(content)
     except UnicodeDecodeError as error:
+        _judge_nul(content[: error.start], path, before)
         raise SourceError(
             f"{_place(content, error.start, path, before)}: 0x{content[error.start]:02x} is not UTF-8 (as Latin-1 the "
             f"line begins {_line(content, error.start)!r}); "
             "convert the file: iconv -f LATIN1 -t UTF-8, or declare what it is at its source in the contract, such as "
             "encoding: windows-1252; a file that mixes encodings has to be mended where it is made"
         ) from None
+    _judge_nul(content, path, before)
+
+
+def _judge_nul(content: bytes, path: Path, before: int) -> None:
     nul = content.find(b"\0")
     if nul >= 0:
-        raise SourceError(f"{path} line {before + line_of(content, nul)}: holds a NUL byte; is this a text file?")
+        raise SourceError(
+            f"{path} line {before + line_of(content, nul)}: holds a NUL byte; is this a text file?"
+        ) from None
 
 
 def line_of(content: bytes, at: int) -> int:

@@ -27,6 +27,7 @@ from shipworthy.data.files import (
     find_files,
     pieces,
     read_bytes,
+    shown,
     unpack,
 )
 from shipworthy.data.json_lines import json_blocks, read_json_lines
@@ -229,7 +230,9 @@ def flat(frame: pl.DataFrame, path: Path, rows: int | None = None) -> pl.DataFra
     """
     for column, kind in frame.schema.items():
         if kind.is_nested() or kind in _UNREAD:
-            raise SourceError(f"{path}: column {column!r} holds {kind}; write a number, text, bool or date in each row")
+            raise SourceError(
+                f"{path}: column {shown(column)} holds {kind}; write a number, text, bool or date in each row"
+            )
     if not (frame.height if rows is None else rows):
         raise SourceError(f"{path}: the file has columns and no rows; it needs rows")
     return frame
