@@ -21,6 +21,7 @@ from shipworthy.data.dialect import TEXT_FORMATS, Dialect, cleared, declared, fi
 from shipworthy.data.encodings import recoded
 from shipworthy.data.files import (
     HEAD_BYTES,
+    SHOWN_CHARACTERS,
     changed,
     digest_files,
     file_name,
@@ -125,38 +126,27 @@ def read_file(name: str, path: Path, dialect: Dialect | None = None, *, digest: 
     """
     dialect = dialect or Dialect()
     files = find_files(path)
-    frames: list[pl.DataFrame] = []
-    reads: list[FileRead] = []
-    malformed: list[pl.DataFrame] = []
-    names: dict[str, str] = {}
-    for file in files:
-        kind, (block, found, size_bytes) = _read_any(file, dialect)
-        if kind not in ("csv", "tsv"):
-            flat(block.frame, file, block.frame.height + block.malformed.height)
-        named = identifiers(block.frame.columns, file)
-        frame = block.frame
-        frame.columns = list(named)
-        frames.append(fitting(frame, frames[0], file, files[0]) if frames else frame)
-        names = names or named
-        placed = file_name(path, file)
-        reads.append(FileRead(file, placed, found, size_bytes, frame.height, block.lines))
-        malformed.append(block.malformed.select(pl.lit(placed).alias("file"), pl.all()))
-    frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical_relaxed")
-    by_file = {read.path: read.digest for read in reads}
-    whole = digest_files(path, by_file.__getitem__) if set(find_files(path)) == set(files) else ""
-    if digest not in (None, whole) or not whole:
+    parts = [_read_part(file, path, dialect) for file in files]
+    first = parts[0]
+    frames = [first.frame, *(fitting(part.frame, first.frame, part.file.path, files[0]) for part in parts[1:])]
+    frame = first.frame if len(parts) == 1 else pl.concat(frames, how="vertical_relaxed")
+    lost = pl.concat(part.malformed for part in parts)
+    digests = {part.file.path: part.file.digest for part in parts}
+    if find_files(path) != files:
         raise changed(path)
-    lost = pl.concat(malformed)
+    whole = digest_files(path, digests.__getitem__)
+    if digest not in (None, whole):
+        raise changed(path)
     return SourceRead(
         name=name,
         frame=frame,
         path=path,
         digest=whole,
-        size_bytes=sum(read.size_bytes for read in reads),
+        size_bytes=sum(part.file.size_bytes for part in parts),
         rows=frame.height + lost.height,
         malformed=lost,
-        names=names,
-        files=tuple(reads),
+        names=first.names,
+        files=tuple(part.file for part in parts),
     )
 
 
@@ -230,8 +220,9 @@ def flat(frame: pl.DataFrame, path: Path, rows: int | None = None) -> pl.DataFra
     """
     for column, kind in frame.schema.items():
         if kind.is_nested() or kind in _UNREAD:
+            held = str(kind)[:SHOWN_CHARACTERS]
             raise SourceError(
-                f"{path}: column {shown(column)} holds {kind}; write a number, text, bool or date in each row"
+                f"{path}: column {shown(column)} holds {held}; write a number, text, bool or date in each row"
             )
     if not (frame.height if rows is None else rows):
         raise SourceError(f"{path}: the file has columns and no rows; it needs rows")
@@ -248,6 +239,28 @@ def _of_source(name: str) -> Iterator[None]:
 
 
 # --- one file
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file of a source, with identifiers as names of its columns."""
+
+    file: FileRead
+    frame: pl.DataFrame
+    malformed: pl.DataFrame
+    names: Mapping[str, str]
+
+
+def _read_part(path: Path, source: Path, dialect: Dialect) -> _Part:
+    kind, (block, digest, size_bytes) = _read_any(path, dialect)
+    if kind not in ("csv", "tsv"):
+        flat(block.frame, path, block.frame.height + block.malformed.height)
+    names = identifiers(block.frame.columns, path)
+    frame = block.frame
+    frame.columns = list(names)
+    placed = file_name(source, path)
+    file = FileRead(path, placed, digest, size_bytes, frame.height, block.lines)
+    return _Part(file, frame, block.malformed.select(pl.lit(placed).alias("file"), pl.all()), names)
 
 
 def _read_any(path: Path, dialect: Dialect, digest: str | None = None) -> tuple[str, tuple[Block, str, int]]:
