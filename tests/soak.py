@@ -298,6 +298,12 @@ ROWS = (
         ("tests/serving/test_hostile.py",),
     ),
     Row(
+        "F29",
+        "damaged Parquet, Arrow and Excel files as sources: each is read or refused in plain words",
+        ("tests/data/test_damaged_files.py",),
+        20_000,
+    ),
+    Row(
         "F28",
         "the log unlinked, cut or made read-only while running: the next act is refused, and serving goes on",
         (

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from shipworthy.data.infer import Guess, Inference, infer, widened
+from shipworthy.data.guesses import Guess, Inference
+from shipworthy.data.infer import infer, widened
 from shipworthy.kernel.errors import DataError, UsageError
 
 ROWS = 200
@@ -199,10 +200,10 @@ def test_a_misspelt_target_is_answered_with_its_neighbour():
 
 
 def test_a_class_that_means_missing_is_named():
-    labels = ["none" if row % 2 else "NA" if row % 3 else "scratch" for row in range(ROWS)]
-    with pytest.raises(DataError, match="in every row that has a value; 'NA' or 'none' means missing"):
+    labels = ["null" if row % 2 else "NA" if row % 3 else "scratch" for row in range(ROWS)]
+    with pytest.raises(DataError, match="in every row that has a value; 'NA' or 'null' means missing"):
         inferred({"bought": labels})
-    assert any("or 'none', which means" in note for note in inferred({"bought": [*LABELS[1:], "none"]}).review)
+    assert any("or 'null', which means" in note for note in inferred({"bought": [*LABELS[1:], "null"]}).review)
 
 
 def test_a_class_of_few_rows_is_listed_for_review():

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipworthy.contract.types import Source
-from shipworthy.data.sources import identifier, read_columns, read_file, read_source
+from shipworthy.data.names import identifier
+from shipworthy.data.sources import read_columns, read_file, read_source
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import SourceError
 
@@ -67,8 +68,8 @@ def test_ragged_rows_are_kept_apart_with_line_and_text(written: Any) -> None:
     read = read_file("loans", written('a,b\n1,2\n"x\ny",4\n5\n6,7,8\n9,0\n'))
     assert read.frame.rows() == [("1", "2"), ("x\ny", "4"), ("9", "0")]
     assert read.malformed.rows() == [
-        (5, "5", "row: fewer fields than the header's 2"),
-        (6, "6,7,8", "row: more fields than the header's 2"),
+        ("loans.csv", 5, "5", "row: fewer fields than the header's 2"),
+        ("loans.csv", 6, "6,7,8", "row: more fields than the header's 2"),
     ]
     assert read.rows == 5
 
@@ -110,8 +111,9 @@ def test_a_delimiter_that_is_not_known_leaves_one_column_whose_name_shows_it(wri
 def test_a_damaged_archive_a_directory_and_a_missing_file_are_refused(written: Any, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="gzip file is damaged"):
         read_file("loans", written(gzip.compress(b"a,b\n1,2\n" * 100)[:-20], "x.csv.gz"))
-    with pytest.raises(SourceError, match="is a directory; name one file"):
-        read_file("loans", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="empty: the directory has no files; put some in"):
+        read_file("loans", tmp_path / "empty")
     with pytest.raises(SourceError, match="no such file; correct the path"):
         read_file("loans", tmp_path / "absent.csv")
 

@@ -12,9 +12,10 @@ import psycopg
 import pytest
 from deltalake import write_deltalake
 
+from shipworthy.data.block import BATCH_ROWS
 from shipworthy.data.databases import Query, Target, count_rows, write_table
 from shipworthy.data.sources import read_file, stream_text
-from shipworthy.data.tables import BATCH_ROWS, Table, open_table
+from shipworthy.data.tables import Table, open_table
 from shipworthy.kernel.errors import ConflictError, SourceError, StorageError, UsageError
 
 CELLS = ["1", "", '"a,b"', '"two\nlines"', '"a ""quote"""', "é", "NA", "x" * 50, '""', "3.5", '"\r\n"']
@@ -46,7 +47,8 @@ def outcome(read: Any) -> Any:
 
 def streamed(path: Path, block_bytes: int) -> Any:
     blocks = list(stream_text(path, block_bytes))
-    return pl.concat([block.frame for block in blocks]), pl.concat([block.malformed for block in blocks])
+    lines = pl.concat([block.lines for block in blocks if block.lines is not None])
+    return pl.concat([block.frame for block in blocks]), pl.concat([block.malformed for block in blocks]), lines
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -61,7 +63,7 @@ def test_a_text_file_in_blocks_is_the_file(tmp_path: Path, seed: int) -> None:
 
     def at_once() -> Any:
         read = read_file("rows", path)
-        return read.frame.rename(dict(read.names)), read.malformed
+        return read.frame.rename(dict(read.names)), read.malformed.drop("file"), read.files[0].lines
 
     expected, found = outcome(at_once), outcome(lambda: streamed(path, chance.choice([80, 150, 400, 10_000])))
     if isinstance(expected, str) or isinstance(found, str):
@@ -71,6 +73,8 @@ def test_a_text_file_in_blocks_is_the_file(tmp_path: Path, seed: int) -> None:
         return
     assert found[0].equals(expected[0])
     assert found[1].equals(expected[1])
+    assert found[2].equals(expected[2])
+    assert len(found[2]) == found[0].height
 
 
 def test_json_lines_that_leave_columns_out_or_change_a_number_are_one_table(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import xlsxwriter
+from deltalake import write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +25,8 @@ from shipworthy.contract.nodes import compose, plain
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
 from shipworthy.data.columns import encode, target_array
+from shipworthy.data.dialect import number_columns
+from shipworthy.data.names import identifier
 from shipworthy.data.prepare import prepare
 from shipworthy.data.sources import read_source
 from shipworthy.data.split import split
@@ -43,7 +47,10 @@ def contract_of(report: InitReport) -> Contract:
 def train(report: InitReport) -> tuple[Contract, float, float]:
     """Trains with the written code; the model's and the trivial loss on the test part."""
     contract = contract_of(report)
-    reads = {name: read_source(name, source, report.directory) for name, source in contract.data.sources.items()}
+    reads = {
+        name: read_source(name, source, report.directory, numbers=number_columns(contract))
+        for name, source in contract.data.sources.items()
+    }
     validated = validate(contract, prepare(contract, reads, report.directory, work=report.directory, environment={}))
     judge_batch(contract, validated, now=0.0)
     parts = split(contract, validated.accepted, contract.training.seed)
@@ -306,3 +313,120 @@ def test_a_text_in_the_contract_stays_what_it_is(text: str) -> None:
     assert not problems
     assert root is not None
     assert list(plain(root)["a"]) == [text]
+
+
+def german(folder: Path, months: int = 2, rows: int = 300) -> Path:
+    """Tables as a German Excel exports them: semicolons, windows-1252, 1.234,56; and `None`, as programs write."""
+    random = np.random.default_rng(4)
+    folder.mkdir()
+    for month in range(1, months + 1):
+        income = random.uniform(500, 9000, rows).round(2)
+        paid = (income + random.normal(0, 1500, rows) > 5000).astype(int)
+        lines = ["Einkommen;Stadt;Schulden;Filiale;bezahlt"]
+        for row in range(rows):
+            sum_ = f"{income[row]:,.2f}".translate(str.maketrans(",.", ".,"))
+            debt = "None" if row % 4 == 0 else f"{row * 7},5"
+            lines.append(f"{sum_};{('Köln', 'Ulm')[row % 2]};{debt};{('001', '002')[row // 2 % 2]};{paid[row]}")
+        (folder / f"{month:02}.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    return folder
+
+
+def test_how_a_folder_of_files_is_written_is_told_and_fixed_in_the_contract(tmp_path: Path) -> None:
+    report = init(tmp_path / "p", [german(tmp_path / "monate")], "bezahlt")
+    contract, loss, trivial = train(report)
+    assert contract.data.sources["monate"].model_dump(exclude_defaults=True) == {
+        "path": "data/monate",
+        "format": "csv",
+        "delimiter": ";",
+        "encoding": "windows-1252",
+        "decimal": ",",
+        "thousands": ".",
+        "nulls": ("None",),
+    }
+    assert {name: feature.type for name, feature in contract.features.items()} == {
+        "Einkommen": "float", "Stadt": "category", "Schulden": "float", "Filiale": "category",
+    }  # fmt: skip
+    assert contract.features["Filiale"].values == ("001", "002")
+    assert contract.features["Stadt"].values == ("Köln", "Ulm")
+    assert contract.features["Schulden"].missing == "allow"
+    assert (report.rows, report.quarantined) == (600, 0)
+    assert loss < trivial
+    assert report.written[:2] == ("data/monate/01.csv", "data/monate/02.csv")
+    notes = " ".join(report.review)
+    assert "monate: is not UTF-8 and read as windows-1252; look whether its texts are right" in notes
+    assert "numbers are read as 1.234,5 (decimal sign ',', thousands by '.'), as in Einkommen" in notes
+    assert "'None' among numbers is taken for no value, in every column" in notes
+
+
+def test_a_pattern_stays_one_and_files_inside_the_project_stay_where_they_lie(tmp_path: Path) -> None:
+    german(tmp_path / "monate", months=3)
+    outside = init(tmp_path / "p", [tmp_path / "monate" / "0[12].csv"], "bezahlt")
+    (source,) = contract_of(outside).data.sources.values()
+    assert source.path == "data/monate/0[12].csv"
+    assert sorted(path.name for path in (tmp_path / "p" / "data" / "monate").iterdir()) == ["01.csv", "02.csv"]
+    inside = init(tmp_path, [tmp_path / "monate" / "0*.csv"], "bezahlt")
+    (source,) = contract_of(inside).data.sources.values()
+    assert (source.path, inside.rows) == ("monate/0*.csv", 900)
+    assert not (tmp_path / "data").exists()
+
+
+def test_numbers_that_may_be_read_in_two_ways_are_left_for_a_person(tmp_path: Path) -> None:
+    path = table(tmp_path / "loans.csv")
+    header, *lines = path.read_text().splitlines()
+    costs = (f'{line},"{1 + at % 9},{at % 1000:03}"' for at, line in enumerate(lines))
+    path.write_text("\n".join([f"{header},cost", *costs]))
+    report = init(tmp_path / "p", [path], "repaid")
+    assert contract_of(report).data.sources["loans"].model_dump(exclude_defaults=True) == {
+        "path": "data/loans.csv",
+        "format": "csv",
+    }
+    assert "cost" not in contract_of(report).features
+    assert any(note.startswith("cost: whether its sign parts decimals or thousands") for note in report.review)
+
+
+def test_numbers_that_are_written_in_two_ways_are_named(tmp_path: Path) -> None:
+    path = german(tmp_path / "monate", months=1) / "01.csv"
+    header, *lines = path.read_text("cp1252").splitlines()
+    path.write_text("\n".join([f"{header};Rate", *(f"{line};{at}.5" for at, line in enumerate(lines))]), "cp1252")
+    report = init(tmp_path / "p", [path], "bezahlt")
+    assert set(contract_of(report).features) == {"Stadt", "Filiale", "Rate"}
+    assert any("written in different ways (Rate unlike others), so none is declared" in note for note in report.review)
+
+
+def test_codes_that_look_like_grouped_numbers_stay_texts(tmp_path: Path) -> None:
+    path = german(tmp_path / "monate", months=1) / "01.csv"
+    header, *lines = path.read_text("cp1252").splitlines()
+    codes = ("1.001", "2.002", "3.003")
+    coded = (f"{line};{codes[at % 3]}" for at, line in enumerate(lines))
+    path.write_text("\n".join([f"{header};race", *coded]), "cp1252")
+    report = init(tmp_path / "p", [path], "bezahlt", protected=["race"])
+    assert contract_of(report).context["race"].values == codes
+    assert report.quarantined == 0
+    train(report)
+
+
+def test_a_sheet_of_a_workbook_becomes_a_project(tmp_path: Path) -> None:
+    frame = pl.read_csv(table(tmp_path / "loans.csv")).with_columns(pl.col("applied at").str.to_datetime())
+    with xlsxwriter.Workbook(str(tmp_path / "loans.xlsx")) as book:
+        frame.write_excel(book, worksheet="Loans")
+        pl.DataFrame({"x": [1]}).write_excel(book, worksheet="Notes")
+    report = init(tmp_path / "p", [tmp_path / "loans.xlsx"], "repaid")
+    contract, loss, trivial = train(report)
+    source = contract.data.sources["loans"]
+    assert (source.format, source.sheet) == ("excel", "Loans")
+    assert contract.context_by_role("time") == ("applied_at",)
+    assert list(contract.features) == ["Income_kUSD", "colour", "yes"]
+    assert loss < trivial
+    assert any("the sheet 'Loans' is read; it also has Notes" in note for note in report.review)
+
+
+def test_a_delta_table_is_copied_whole(tmp_path: Path) -> None:
+    frame = pl.read_csv(table(tmp_path / "loans.csv"))
+    write_deltalake(str(tmp_path / "loans"), frame.rename({name: identifier(name, 1) for name in frame.columns}))
+    report = init(tmp_path / "p", [tmp_path / "loans"], "repaid")
+    assert contract_of(report).data.sources["loans"].model_dump(exclude_defaults=True) == {
+        "path": "data/loans",
+        "format": "delta",
+    }
+    assert (report.rows, report.written[0]) == (400, "data/loans")
+    train(report)

@@ -46,7 +46,7 @@ Function = Literal[
 ]  # fmt: skip
 
 FLOAT32_MAX = 3.4028234663852886e38  # what the model's input can hold; a derived number beyond it is missing
-MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "none", "?", "-")  # words for no value
+MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "?", "-")  # words for no value
 MAX_LENGTH = 2000  # characters; what is longer belongs to `prepare`
 MAX_DEPTH = 64  # keeps every recursion over a tree far below Python's limit
 MAX_EXPONENT = 8  # a product of more factors is a mistake more often than a wish

@@ -344,6 +344,7 @@ def _check_source(source: Source, path: Path, report: Report) -> None:
     if (source.path is None) == (source.url is None):
         report(path, "a source has either a path or a url" + (", not both" if source.path else ""), at_key=True)
         return
+    _check_dialect(source, path, report)
     if source.path is not None:
         _check_inside(source.path, (*path, "path"), report)
         if source.query is not None:
@@ -359,6 +360,36 @@ def _check_source(source: Source, path: Path, report: Report) -> None:
         )
     elif not is_http and "://" in url and source.query is None:
         report(path, "a database needs a query: query: select … from …", at_key=True)
+
+
+_DIALECT_OF: dict[str, tuple[str, ...]] = {  # key of a source -> the kinds of file that have it
+    "delimiter": ("csv", "tsv"),
+    "encoding": ("csv", "tsv", "jsonl"),
+    "decimal": ("csv", "tsv"),
+    "thousands": ("csv", "tsv"),
+    "nulls": ("csv", "tsv", "jsonl", "excel"),
+    "sheet": ("excel",),
+    "version": ("delta",),
+}
+
+
+def _check_dialect(source: Source, path: Path, report: Report) -> None:
+    """Each key goes with its kinds of file, and signs of one number differ."""
+    said = [key for key in ("format", *_DIALECT_OF) if getattr(source, key) != type(source).model_fields[key].default]
+    if source.query is not None:
+        for key in said:
+            report((*path, key), f"{key} tells how a file is written; the answer to a query is read as it comes")
+        return
+    for key in said:
+        kinds = _DIALECT_OF.get(key)
+        if kinds is not None and source.format is not None and source.format not in kinds:
+            report((*path, key), f"{key} goes with format {' or '.join(kinds)}, not with {source.format}; remove it")
+    if source.thousands == source.decimal:
+        other = {".": ",", ",": "."}[source.decimal]
+        report(
+            (*path, "thousands"),
+            f'{source.thousands!r} parts thousands and decimals at once; say the decimal sign too: decimal: "{other}"',
+        )
 
 
 def _check_inside(name: str, path: Path, report: Report) -> None:

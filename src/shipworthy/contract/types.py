@@ -40,6 +40,8 @@ Metric = Literal[
     "rmse",
     "r2",
 ]
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "excel", "delta"]
+Encoding = Literal["utf-8", "utf-8-sig", "utf-16", "latin-1", "windows-1252"]
 METRICS: dict[Task, tuple[Metric, ...]] = {
     "binary": ("log_loss", "brier", "roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1"),
     "multiclass": ("log_loss", "brier", "accuracy", "balanced_accuracy", "f1"),
@@ -73,9 +75,29 @@ class MaxAge(Section):
 
 
 class Source(Section):
-    """Where rows come from: a file in the project, or a query on a database."""
+    """Where rows come from: files in the project, or a query on a database; and how the files are written."""
 
-    path: Text | None = Field(None, description="CSV, JSONL or Parquet file, relative to the project")
+    path: Text | None = Field(
+        None, description="a file, a directory of files, a pattern such as `data/*.csv`, or a Delta table's folder"
+    )
+    format: FileFormat | None = Field(None, description="kind of the files; by content and suffix where it is not said")
+    delimiter: Annotated[str, Field(pattern=r"^[!#$%&()*+,\-./:;<=>?@\[\\\]^_`{|}~\t]$")] | None = Field(
+        None, description="what parts the fields of a text file; the likeliest of `, ; tab |` where no format is said"
+    )
+    encoding: Encoding = Field("utf-8", description="of a text file; a byte order mark is no data")
+    decimal: Literal[".", ","] = Field(
+        ".", description="what parts whole from fraction in the texts of columns that the contract calls numbers"
+    )
+    thousands: Literal[",", ".", "'", " "] | None = Field(
+        None, description="what groups the digits of such numbers by three"
+    )
+    nulls: tuple[Text, ...] = Field(
+        (), description="texts that stand for no value in every column of these files, beside the usual ones"
+    )
+    sheet: Text | None = Field(None, description="of an Excel workbook; its only one where it is not said")
+    version: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="of a Delta table; the newest where it is not said"
+    )
     url: Text | None = Field(None, description="database or HTTP address; secrets only as `${NAME}`")
     query: Text | None = Field(None, description="SQL that a database answers; with `url`")
     retries: Annotated[int, Field(ge=0, le=20)] = Field(0, description="how often a failed read is tried again")

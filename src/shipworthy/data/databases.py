@@ -14,7 +14,7 @@ from urllib.parse import quote
 import polars as pl
 import sqlalchemy as sa
 
-from shipworthy.data.sources import Block
+from shipworthy.data.block import Block
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import ConflictError, SourceError, StorageError, UsageError
 

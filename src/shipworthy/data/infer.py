@@ -6,17 +6,17 @@ gives the target away, is left out with its reason.
 
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
 from shipworthy.contract.expressions import MISSING, did_you_mean
-from shipworthy.contract.types import Column, Kind, Task
 from shipworthy.data.datetimes import Format, detect_format
-from shipworthy.data.values import EXACT_WHOLE, cleaned, typed
+from shipworthy.data.guesses import GIVES_AWAY, Goal, Guess, Inference, numbers_of, short, texts_of
+from shipworthy.data.review import review
+from shipworthy.data.values import EXACT_WHOLE
 from shipworthy.kernel.errors import DataError, UsageError
 from shipworthy.stats.metrics import roc_auc
 
@@ -30,11 +30,8 @@ LEAK_ROWS = 50  # with fewer rows a perfect column is often chance
 MOST_CHARACTERS = 200  # of a label; a longer text is prose, and a contract of them unreadable
 RARE_ROWS = 20  # a class of fewer cannot be learnt, and hardly judged
 SHOWN_NAMES = 50  # of columns in a message
-SHOWN_CHARACTERS = 40  # of a value in a reason
 NAMES_ROWS = "names each row"
-GIVES_AWAY = "gives the target away"
 ALMOST_SHARE = 0.5  # of the texts that are numbers, for the rest to be worth a word
-FAR_TIMES = 10  # as large as any other value: a measured one rarely stands so alone
 SOME_SHARE = 0.2  # of the texts that are dates of one format
 _UNITS = r"[$€£¥%'\s]|\b(?:USD|EUR|GBP|CHF|JPY)\b"  # what stands with a number in a text: signs, blanks, currencies
 _THOUSANDS = r"[.,](\d{3})\b"
@@ -45,41 +42,6 @@ _KEY = re.compile(r"(?i:(^|_)(id|uuid|guid|key)(_|$))|[a-z](Id|ID)$")
 _TIME = re.compile(r"(^|_)(time|date|datetime|timestamp|at|on|created|when)(_|$)")
 _BIRTH = re.compile(r"birth|(^|_)dob(_|$)")
 _POSITIVE = ("1", "1.0", "yes", "y", "true", "t", "positive", "pos", "+", "bad", "fraud", "default", "churned", "spam")
-
-Place = Literal["feature", "key", "time", "protected", "target", "left out"]
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """What one column most likely is."""
-
-    name: str
-    place: Place
-    kind: Kind
-    why: str = ""  # of a column that was left out
-    values: tuple[str, ...] = ()  # of a category, most telling order: as numbers, else alphabetically
-    range: tuple[float, float] | None = None
-    missing: float = 0.0  # share, 0 to 1
-    reference: str | None = None  # of a protected column: its most frequent group
-    format: str | None = None  # of a datetime that was read as text
-    strays: int = 0  # values that are not of the type
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """What a table most likely holds."""
-
-    columns: tuple[Guess, ...]  # in the table's order, the target among them
-    target: str
-    task: Task
-    classes: tuple[str, ...] = ()
-    positive: str | None = None
-    usual: str | float = 0.0  # majority class, or median
-    review: tuple[str, ...] = ()  # what a person should look at
-
-    def placed(self, *places: Place) -> tuple[Guess, ...]:
-        """The columns with one of these places, in the table's order."""
-        return tuple(guess for guess in self.columns if guess.place in places)
 
 
 def infer(
@@ -118,7 +80,7 @@ def infer(
     by_name = {guess.name: guess for guess in (*guesses, goal.guess)}
     columns = tuple(by_name[name] for name in frame.columns)
     found = Inference(columns, target, goal.task, goal.classes, goal.positive, goal.usual)
-    return replace(found, review=tuple(_review(found, frame, goal)))
+    return replace(found, review=tuple(review(found, frame, goal)))
 
 
 def _judge_name(name: str, frame: pl.DataFrame) -> None:
@@ -131,38 +93,25 @@ def _judge_name(name: str, frame: pl.DataFrame) -> None:
 # --- the target
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    guess: Guess
-    task: Task
-    truth: pl.Series  # class texts or float64, of the rows that have one
-    rows: pl.Series  # bool: which rows have one
-    classes: tuple[str, ...]
-    positive: str | None
-    usual: str | float
-    rare: dict[str, int] = field(default_factory=dict)  # classes of few rows, with their number
-    absent: str = ""  # the words that mean missing, as they stand in the column
-
-
-def _target(frame: pl.DataFrame, name: str) -> _Target:
-    texts = _texts(frame[name])
+def _target(frame: pl.DataFrame, name: str) -> Goal:
+    texts = texts_of(frame[name])
     present = texts.drop_nulls()
     if not len(present):
         raise DataError(f"the target {name} has no value in any of {frame.height} rows; choose another --target")
     counts = dict(present.value_counts(sort=True).iter_rows())
     if len(counts) == 1:
         raise DataError(
-            f"the target {name} is {_short(present[0])} in every row{_without_truth(frame[name])}; "
+            f"the target {name} is {short(present[0])} in every row{_without_truth(frame[name])}; "
             "there is nothing to learn"
         )
-    numbers = _numbers(frame[name])
+    numbers = numbers_of(frame[name])
     numeric = _known(numbers) >= FITTING_SHARE * len(present)
     if len(counts) == 2 or (len(counts) <= MOST_CLASSES and not (numeric and _has_fraction(frame[name], numbers))):
         return replace(_classes(name, texts, counts), absent=_words_for_missing(frame[name]))
     if numeric:
         return _regression(name, numbers)
     raise DataError(
-        f"the target {name} has {len(counts)} distinct texts, such as {_short(present[0])}: too many for classes, and "
+        f"the target {name} has {len(counts)} distinct texts, such as {short(present[0])}: too many for classes, and "
         f"no numbers; choose another --target, or group them into at most {MOST_CLASSES}"
     )
 
@@ -179,24 +128,24 @@ def _words_for_missing(series: pl.Series) -> str:
     if series.dtype != pl.String:
         return ""
     trimmed = series.str.strip_chars().unique()
-    return " or ".join(map(_short, sorted(trimmed.filter(trimmed.is_in(MISSING) & (trimmed != "")).to_list())))
+    return " or ".join(map(short, sorted(trimmed.filter(trimmed.is_in(MISSING) & (trimmed != "")).to_list())))
 
 
 def _judge_labels(name: str, labels: Collection[str]) -> None:
     longest = max(labels, key=len)
     if len(longest) > MOST_CHARACTERS:
         raise DataError(
-            f"a label of {name} has {len(longest)} characters, {_short(longest)}; a label has at most "
+            f"a label of {name} has {len(longest)} characters, {short(longest)}; a label has at most "
             f"{MOST_CHARACTERS}: choose another column, or shorten its labels"
         )
 
 
-def _classes(name: str, texts: pl.Series, counts: dict[str, int]) -> _Target:
+def _classes(name: str, texts: pl.Series, counts: dict[str, int]) -> Goal:
     single = [label for label, count in counts.items() if count == 1]
     if single:
         others = f", as have {len(single) - 1} others" if len(single) > 1 else ""
         raise DataError(
-            f"class {_short(single[0])} of the target {name} has one row{others}; gather more, merge it with another "
+            f"class {short(single[0])} of the target {name} has one row{others}; gather more, merge it with another "
             "class, or take the row out"
         )
     _judge_labels(name, counts)
@@ -205,7 +154,7 @@ def _classes(name: str, texts: pl.Series, counts: dict[str, int]) -> _Target:
     if len(classes) == 2:
         rarer = min(classes, key=lambda label: counts[label])
         positive = next((label for label in reversed(classes) if label.lower() in _POSITIVE), rarer)
-    return _Target(
+    return Goal(
         guess=Guess(name, "target", "category", values=classes, missing=_missing(texts)),
         task="binary" if positive is not None else "multiclass",
         truth=texts.drop_nulls(),
@@ -217,9 +166,9 @@ def _classes(name: str, texts: pl.Series, counts: dict[str, int]) -> _Target:
     )
 
 
-def _regression(name: str, numbers: pl.Series) -> _Target:
+def _regression(name: str, numbers: pl.Series) -> Goal:
     truth = numbers.drop_nulls()
-    return _Target(
+    return Goal(
         guess=Guess(name, "target", "float", missing=_missing(numbers)),
         task="regression",
         truth=truth,
@@ -234,7 +183,7 @@ def _regression(name: str, numbers: pl.Series) -> _Target:
 
 
 def _column(series: pl.Series, time: str | None, key: str | None, protected: Collection[str]) -> Guess:
-    name, texts = series.name, _texts(series)
+    name, texts = series.name, texts_of(series)
     if not _known(texts):
         return Guess(name, "left out", "text", "has no value in any row", missing=1.0)
     if name == key:
@@ -243,7 +192,7 @@ def _column(series: pl.Series, time: str | None, key: str | None, protected: Col
         return _asked_time(series, texts)
     if name in protected:
         return _group(name, texts)
-    numbers = _numbers(series)
+    numbers = numbers_of(series)
     if _known(numbers) >= FITTING_SHARE * _known(texts):
         return _number(series, texts, numbers)
     return _label(series, texts)
@@ -278,7 +227,7 @@ def _label(series: pl.Series, texts: pl.Series) -> Guess:
         return Guess(name, "left out", "datetime", why, missing=missing, format=found.pattern if found else None)
     distinct = present.n_unique()
     if distinct == 1:
-        return Guess(name, "left out", "text", f"is {_short(present[0])} wherever it has a value")
+        return Guess(name, "left out", "text", f"is {short(present[0])} wherever it has a value")
     if series.dtype == pl.Boolean or (distinct == 2 and _is_truth(present)):
         return Guess(name, "feature", "bool", missing=missing)
     if _is_group(name) and distinct <= MOST_CATEGORIES:
@@ -291,13 +240,13 @@ def _label(series: pl.Series, texts: pl.Series) -> Guess:
     almost = _almost(series, present)
     if distinct == len(present) and not almost and not present.str.contains(r"\s").any():
         return Guess(name, "left out", "text", NAMES_ROWS, missing=missing)
-    why = f"holds {distinct} distinct texts, such as {_short(present[0])}{almost}"
+    why = f"holds {distinct} distinct texts, such as {short(present[0])}{almost}"
     return Guess(name, "left out", "text", why, missing=missing)
 
 
 def _almost(series: pl.Series, present: pl.Series) -> str:
     """What a column of texts would be if it were written otherwise, or nothing."""
-    share = _known(_numbers(series)) / len(present)
+    share = _known(numbers_of(series)) / len(present)
     if share >= ALMOST_SHARE:
         return f"; {share:.1%} of them are numbers: clear the others to have it as a feature"
     bare = present.str.replace_all(_UNITS, "").str.replace_all(_THOUSANDS, "$1").str.replace(",", ".", literal=True)
@@ -331,7 +280,7 @@ def _group(name: str, texts: pl.Series) -> Guess:
 def _asked_time(series: pl.Series, texts: pl.Series) -> Guess:
     found = _format(series, texts)
     if found is None and not series.dtype.is_temporal():
-        shown = _short(texts.drop_nulls()[0])
+        shown = short(texts.drop_nulls()[0])
         raise UsageError(
             f"the time column {series.name} holds no dates of one known format, such as {shown}; write "
             "year-month-day, such as 2026-03-31 or 2026-03-31T14:00:00Z"
@@ -363,19 +312,6 @@ def _round(count: int, step: float) -> float:
 
 
 # --- reading
-
-
-def _texts(series: pl.Series) -> pl.Series:
-    """The values as labels, without those that mean missing."""
-    frame = series.to_frame()
-    known = frame.select(cleaned(series.name, Column(type="category"), series.dtype))
-    return known.select(typed(series.name, Column(type="category"), known.schema[series.name])).to_series()
-
-
-def _numbers(series: pl.Series) -> pl.Series:
-    column = Column(type="float")
-    known = series.to_frame().select(cleaned(series.name, column, series.dtype))
-    return known.select(typed(series.name, column, known.schema[series.name])).to_series()
 
 
 def _known(series: pl.Series) -> int:
@@ -424,10 +360,6 @@ def _ordered(labels: Sequence[str]) -> tuple[str, ...]:
         return tuple(sorted(labels))
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")
-
-
 # --- between columns
 
 
@@ -451,7 +383,7 @@ def _with_time(guesses: list[Guess], frame: pl.DataFrame, time: str | None) -> l
     return [replace(guess, place="time", why="") if guess is chosen else guess for guess in guesses]
 
 
-def _without_leaks(guesses: list[Guess], frame: pl.DataFrame, goal: _Target) -> list[Guess]:
+def _without_leaks(guesses: list[Guess], frame: pl.DataFrame, goal: Goal) -> list[Guess]:
     """Columns that tell the target outright are left out, unless nothing would be left."""
     if frame.height < LEAK_ROWS:
         return guesses
@@ -466,16 +398,16 @@ def _without_leaks(guesses: list[Guess], frame: pl.DataFrame, goal: _Target) -> 
     ]
 
 
-def _leak(guess: Guess, frame: pl.DataFrame, truth: pl.Series, goal: _Target) -> str:
+def _leak(guess: Guess, frame: pl.DataFrame, truth: pl.Series, goal: Goal) -> str:
     """How the column gives the target away, or nothing."""
-    texts = _texts(frame[guess.name])
+    texts = texts_of(frame[guess.name])
     if goal.task == "regression":
-        return _numeric_leak(_numbers(frame[guess.name]), truth) if guess.kind in ("float", "int") else ""
+        return _numeric_leak(numbers_of(frame[guess.name]), truth) if guess.kind in ("float", "int") else ""
     distinct = texts.n_unique()
     if distinct <= MOST_CATEGORIES and _is_pure(texts, truth):
         return "each of its values goes with one class"
     if goal.task == "binary" and guess.kind in ("float", "int"):
-        area = _area(_numbers(frame[guess.name]), truth == goal.positive)
+        area = _area(numbers_of(frame[guess.name]), truth == goal.positive)
         if max(area, 1 - area) >= LEAK_AUC:
             return f"alone it parts the classes with an AUC of {max(area, 1 - area):.4f}"
     return ""
@@ -500,67 +432,3 @@ def _numeric_leak(numbers: pl.Series, truth: pl.Series) -> str:
         return ""
     correlation = float(np.corrcoef(x, y)[0, 1])
     return f"its correlation with the target is {correlation:.5f}" if abs(correlation) >= LEAK_CORRELATION else ""
-
-
-# --- what to review
-
-
-def _review(found: Inference, frame: pl.DataFrame, goal: _Target) -> Iterator[str]:
-    yield from _target_notes(goal)
-    for guess in found.columns:
-        yield from _notes(guess, frame)
-    if not any(guess.place == "time" for guess in found.columns):
-        yield "no time column: rows are parted at random, which flatters a model where the world changes"
-    else:
-        yield "target.known_after: say how long after a row its truth is known, so that nothing learns from the future"
-
-
-def _called(words: str) -> str:
-    return f", or {words}, which means missing unless target.values lists it," if words else ""
-
-
-def _target_notes(goal: _Target) -> Iterator[str]:
-    if goal.task == "binary":
-        yield f'target: "{goal.positive}" is taken as the positive class, whose probability is thresholded'
-    elif goal.task == "multiclass":
-        numeric = all(label.replace(".", "", 1).isdigit() for label in goal.classes)
-        amounts = "; if they are amounts, make it type: regression" if numeric else ""
-        yield f"target: {len(goal.classes)} classes{amounts}"
-    for label, count in goal.rare.items():
-        yield f"target: class {_short(label)} has {count} rows, too few to be learnt; gather more, or merge classes"
-    if goal.guess.missing:
-        yield f"target: {goal.guess.missing:.2%} of the rows have none{_called(goal.absent)} and go to quarantine"
-
-
-def _notes(guess: Guess, frame: pl.DataFrame) -> Iterator[str]:
-    if guess.place == "protected":
-        yield f"{guess.name}: protected, so the model does not see it; compared with the group {guess.reference!r}"
-    elif guess.place == "key" and frame[guess.name].n_unique() < frame.height:
-        repeated = frame.height - frame[guess.name].n_unique()
-        yield f"{guess.name}: {repeated} rows repeat an earlier key or have none, and go to quarantine"
-    elif guess.place == "time" and guess.format is not None and "z" not in guess.format:
-        yield f"{guess.name}: written without a time zone, read as UTC; declare its zone, such as America/New_York"
-    elif guess.place == "left out" and guess.why.startswith(GIVES_AWAY):
-        yield f"{guess.name}: left out, for it {guess.why}; take it in only if it is known before the truth is"
-    elif guess.place == "feature" and re.search(r"(^|_)age(_|$)", guess.name.lower()):
-        yield f"{guess.name}: the model sees it; where age must not decide, move it to context as age groups"
-    if guess.place == "feature" and guess.kind in ("float", "int"):
-        yield from _far_note(guess.name, _numbers(frame[guess.name]))
-    if guess.strays:
-        yield f"{guess.name}: {guess.strays} values are no numbers; their rows go to quarantine"
-
-
-def _far_note(name: str, numbers: pl.Series) -> Iterator[str]:
-    """A word on a single value that is far beyond all others, as codes for missing are: 999, -1000000."""
-    distinct = numbers.drop_nulls().unique()
-    if len(distinct) < 3:
-        return
-    sizes = distinct.abs().sort(descending=True)
-    if sizes[0] >= FAR_TIMES * sizes[1] > 0:
-        far = distinct.filter(distinct.abs() == sizes[0])[0]
-        others = distinct.filter(distinct != far).to_numpy()
-        rows = int((numbers == far).sum())
-        yield (
-            f"{name}: {far:g} in {rows:,} row{'s' if rows != 1 else ''} is far from all others ({others.min():g} to "
-            f"{others.max():g}); if it is a code, narrow the range, so that such rows go to quarantine"
-        )

@@ -7,21 +7,22 @@ databases), is first copied in a folder: judged whole before a single row is use
 import hashlib
 import json
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
+from shipworthy.data.block import BATCH_ROWS, Block
 from shipworthy.data.databases import Query, stream_query
-from shipworthy.data.sources import Block, flat, identifiers, stream_text
+from shipworthy.data.delta import delta_batches, delta_digest, open_delta
+from shipworthy.data.dialect import Dialect, find_format
+from shipworthy.data.files import digest_file, digest_files, file_name, find_files, first_line
+from shipworthy.data.names import identifiers
+from shipworthy.data.sources import fitting, flat, stream_file
 from shipworthy.kernel.errors import SourceError
 
-BATCH_ROWS = 32_768  # some tens of MB of a usual table
 _FORMAT = 1
 _MARK = "table.json"  # stands in a copy that is whole
 _PARQUET = b"PAR1"
@@ -75,14 +76,14 @@ class Table:
         try:
             yield from frame.slice(start).collect_batches(chunk_size=BATCH_ROWS, lazy=True)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise SourceError(f"{self.path}: the Parquet file is damaged ({_first_line(error)})") from error
+            raise SourceError(f"{self.path}: the Parquet file is damaged ({first_line(error)})") from error
 
 
 def open_table(source: Path | Query, copies: Path, tell: Tell | None = None) -> Table:
     """The table at `source`, ready to be read.
 
     Args:
-        source: a file, a Delta table's folder, or a query.
+        source: a file, a directory or pattern of files, a Delta table's folder, or a query.
         copies: folder for a copy, made if it is needed. A whole copy that lies there is used again, if the source is
             a file or table that has not changed, or a query of the same words: its rows are then those of the first
             time.
@@ -93,15 +94,47 @@ def open_table(source: Path | Query, copies: Path, tell: Tell | None = None) -> 
     """
     if isinstance(source, Query):
         return _copied(source.digest, stream_query(source), source.place, copies, tell)
-    if (source / "_delta_log").is_dir():
-        return _open_delta(source, copies, tell)
-    if not source.is_file():
-        deque(stream_text(source), maxlen=0)  # raises with the cure
-    with source.open("rb") as file:
-        if file.read(len(_PARQUET)) == _PARQUET:
+    files = find_files(source)
+    if files == (source,):
+        kind = find_format(source, Dialect())
+        if kind == "delta":
+            return _open_delta(source, copies, tell)
+        if kind == "parquet" and _is_parquet(source):
             return _open_parquet(source)
-    digest = digest_file(source)
-    return _copied(digest, stream_text(source), str(source), copies, tell, digest=digest)
+    digests = {file: digest_file(file) for file in files}
+    digest = digest_files(source, digests.__getitem__)
+    return _copied(digest, _blocks(source, digests), str(source), copies, tell, digest=digest)
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether a file begins as Parquet does; one that is packed is read from a copy."""
+    with path.open("rb") as file:
+        return file.read(len(_PARQUET)) == _PARQUET
+
+
+def _blocks(source: Path, digests: Mapping[Path, str]) -> Iterator[Block]:
+    """The rows of all files, in turn, with the first file's names of columns."""
+    first: pl.DataFrame | None = None
+    first_file = next(iter(digests))
+    for file, digest in digests.items():
+        is_lines = find_format(file, Dialect()) == "jsonl"  # whose objects may leave a column out
+        for block in stream_file(file, digest=digest):
+            if first is None:
+                first = block.frame.clear()
+            if file == first_file:
+                yield block
+                continue
+            frame = block.frame.rename(_first_names(block.frame, first, file, first_file))
+            placed = pl.format("{}: {}", pl.lit(file_name(source, file)), "reason").alias("reason")
+            if not is_lines:
+                frame = fitting(frame, first, file, first_file)
+            yield replace(block, frame=frame, malformed=block.malformed.with_columns(placed))
+
+
+def _first_names(frame: pl.DataFrame, first: pl.DataFrame, file: Path, first_file: Path) -> dict[str, str]:
+    """Each column's name in the first file: names that become one identifier are of one column."""
+    known = identifiers(first.columns, first_file)
+    return {column: known.get(name, column) for name, column in identifiers(frame.columns, file).items()}
 
 
 def _open_parquet(path: Path) -> Table:
@@ -109,7 +142,7 @@ def _open_parquet(path: Path) -> Table:
         schema = pl.read_parquet_schema(path)
         rows = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise SourceError(f"{path}: the Parquet file is damaged ({_first_line(error)}); write it again") from error
+        raise SourceError(f"{path}: the Parquet file is damaged ({first_line(error)}); write it again") from error
     names = identifiers(list(schema), path)
     flat(pl.DataFrame(schema=schema), path, rows)
     kinds = {name: schema[original] for name, original in names.items()}
@@ -117,13 +150,10 @@ def _open_parquet(path: Path) -> Table:
 
 
 def _open_delta(path: Path, copies: Path, tell: Tell | None) -> Table:
-    try:
-        table = DeltaTable(str(path))
-        digest = f"delta:{table.metadata().id}:{table.version()}"
-        batches = pl.scan_delta(table).collect_batches(chunk_size=BATCH_ROWS, lazy=True)
-        return _copied(digest, (Block.whole(frame) for frame in batches), str(path), copies, tell)
-    except (DeltaError, pl.exceptions.PolarsError) as error:
-        raise SourceError(f"{path}: the Delta table cannot be read ({_first_line(error)})") from error
+    table = open_delta(path)
+    key = delta_digest(path, table.version())
+    blocks = (Block.whole(frame) for frame in delta_batches(table, path, BATCH_ROWS))
+    return _copied(key, blocks, str(path), copies, tell)
 
 
 def _copied(key: str, blocks: Iterable[Block], place: str, copies: Path, tell: Tell | None, digest: str = "") -> Table:
@@ -197,13 +227,3 @@ def _aligned(frame: pl.DataFrame, schema: Mapping[str, pl.DataType], wanted: Seq
         pl.col(name).cast(schema[name]) if name in frame.columns else pl.lit(None, schema[name]).alias(name)
         for name in wanted
     )
-
-
-def digest_file(path: Path) -> str:
-    """Digest of the file as it lies on the disk."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

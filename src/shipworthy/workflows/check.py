@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
-from shipworthy.kernel.errors import SourceError, TrainingError
+from shipworthy.kernel.errors import TrainingError
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ def find_leaks(project: Project, contract: Contract) -> "list[Suspect]":
     Raises:
         SourceError: the file cannot be read.
     """
+    from shipworthy.data.dialect import number_columns
     from shipworthy.data.leaks import find_suspects  # as below
     from shipworthy.data.sources import read_source
 
     sources = [(name, source) for name, source in contract.data.sources.items() if source.path is not None]
     if contract.data.prepare is not None or len(sources) != 1 or contract.target.type == "regression":
         return []
-    frame = read_source(*sources[0], project.root).frame
+    frame = read_source(*sources[0], project.root, numbers=number_columns(contract)).frame
     return find_suspects(
         frame, {name: feature.type for name, feature in contract.features.items()}, contract.target.column
     )
@@ -78,9 +79,6 @@ def source_columns(project: Project, contract: Contract) -> dict[str, tuple[str,
     for name, source in contract.data.sources.items():
         if source.path is None:
             continue
-        file = project.root / source.path
-        if not file.is_file():
-            raise SourceError(f"{source.path}: there is no such file (data.sources.{name}.path)")
         found[name] = read_columns(name, source, project.root)
     return found
 

@@ -3,7 +3,7 @@
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +11,17 @@ from typing import Any, Literal
 import polars as pl
 
 from shipworthy.contract.parse import parse_contract
-from shipworthy.contract.types import Contract
-from shipworthy.data.infer import Inference, infer
+from shipworthy.contract.types import Contract, Source
+from shipworthy.data.detection import detect_dialect
+from shipworthy.data.dialect import Dialect
+from shipworthy.data.excel import sheet_names
+from shipworthy.data.files import DELTA_LOG, fixed_part
+from shipworthy.data.guesses import Inference
+from shipworthy.data.infer import infer
 from shipworthy.data.leaks import find_suspects
-from shipworthy.data.sources import SourceRead, identifier, read_file
+from shipworthy.data.names import identifier
+from shipworthy.data.numerals import Written, detect_numerals, spoken, words_for_null
+from shipworthy.data.sources import SourceRead, read_file
 from shipworthy.data.split import split
 from shipworthy.data.validate import Validated, judge_batch, validate
 from shipworthy.kernel.errors import ConflictError, ContractError, DataError, InternalError, StorageError, UsageError
@@ -23,6 +30,7 @@ from shipworthy.workflows.templates import GITIGNORE, Draft, contract_text, trai
 
 TRAIN_FILE = "train.py"
 DATA_DIRECTORY = "data"
+SHOWN_COLUMNS = 5  # in a note
 USUAL_QUARANTINE_PERCENT = 5
 QUARANTINE_ROOM = 1.5  # times what was seen, where that is more than usual
 
@@ -75,7 +83,7 @@ def init(
 
     Args:
         directory: the project.
-        data: files with the same columns; CSV, TSV, JSON lines or Parquet.
+        data: files, directories, patterns or Delta tables with the same columns.
         target: the column to predict, as in the file or as an identifier.
         time: when a row came to be; guessed when None.
         key: names a row; guessed when None.
@@ -89,19 +97,12 @@ def init(
     """
     if (directory / CONTRACT_FILE).exists():
         raise ConflictError(f"{directory / CONTRACT_FILE} exists; change it by hand, or choose another directory")
-    reads = _read(data)
-    frame = pl.concat([read.frame for read in reads], how="vertical_relaxed")
-    names = {original: name for read in reads for name, original in read.names.items()}
-    inference = infer(
-        frame,
-        _resolved(target, frame, names),
-        _resolved(time, frame, names) if time else None,
-        _resolved(key, frame, names) if key else None,
-        [_resolved(name, frame, names) for name in protected],
-    )
-    sources = {read.name: _place(directory, read.path) for read in reads}
+    inputs, inference, notes = _understood(_read(data), target, time, key, protected)
+    frame = _frame(inputs)
+    sources = {each.read.name: _source(each, directory) for each in inputs}
     draft = Draft(_system(directory), sources, _split_by(inference), USUAL_QUARANTINE_PERCENT)
-    draft, validated, notes = _tried(draft, inference, reads, frame)
+    reads = [each.read for each in inputs]
+    draft, validated, more = _tried(draft, inference, reads, frame)
     written, kept = _write(directory, draft, inference, reads)
     return InitReport(
         directory=directory,
@@ -112,7 +113,7 @@ def init(
         reasons=validated.reasons,
         written=written,
         kept=kept,
-        review=(*_suspects(inference, frame), *inference.review, *notes),
+        review=(*notes, *_suspects(inference, frame), *inference.review, *more),
     )
 
 
@@ -127,22 +128,129 @@ def _suspects(inference: Inference, frame: pl.DataFrame) -> list[str]:
 # --- reading
 
 
-def _read(data: Sequence[Path]) -> list[SourceRead]:
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """One thing that was named with --data, and how it is written."""
+
+    place: Path
+    dialect: Dialect
+    read: SourceRead
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its numbers are texts."""
+        return self.dialect.format in ("csv", "tsv")
+
+
+def _read(data: Sequence[Path]) -> list[_Input]:
     if not data:
         raise UsageError("no data: name at least one file with --data")
-    reads: list[SourceRead] = []
+    inputs: list[_Input] = []
     for path in data:
-        name = _free(identifier(path.name.split(".")[0], 1).lower(), [read.name for read in reads])
-        reads.append(read_file(name, path))
-    first = reads[0]
-    for read in reads[1:]:
+        words = re.sub(r"[*?\[].*", "", path.name).split(".")[0] or fixed_part(path).name
+        name = _free(identifier(words, 1).lower(), [each.read.name for each in inputs])
+        dialect = detect_dialect(path)
+        inputs.append(_Input(path, dialect, read_file(name, path, dialect)))
+    first = inputs[0].read
+    for read in (each.read for each in inputs[1:]):
         if read.frame.columns != first.frame.columns:
             odd = sorted(set(read.frame.columns) ^ set(first.frame.columns)) or ["their order"]
             raise UsageError(
                 f"{read.path} and {first.path} differ in columns ({', '.join(odd[:5])}); init takes one table, also "
                 "in several files; join others first, or later in data.prepare"
             )
-    return reads
+    return inputs
+
+
+def _frame(inputs: Sequence[_Input]) -> pl.DataFrame:
+    return pl.concat([each.read.frame for each in inputs], how="vertical_relaxed")
+
+
+def _read_again(inputs: Sequence[_Input], **changes: Any) -> list[_Input]:
+    """The text files, read in a dialect that is known better now."""
+    return [
+        _Input(each.place, dialect, read_file(each.read.name, each.place, dialect)) if each.is_text else each
+        for each in inputs
+        for dialect in [replace(each.dialect, **changes)]
+    ]
+
+
+def _understood(
+    inputs: list[_Input], target: str, time: str | None, key: str | None, protected: Sequence[str]
+) -> tuple[list[_Input], Inference, list[str]]:
+    """The inputs read as they are most likely meant, what they hold, and notes on how they are written."""
+    frame = _frame(inputs)
+    written = detect_numerals(frame) if any(each.is_text for each in inputs) else Written()
+    nulls = words_for_null(frame, written.numerals)
+    numbers = frozenset(written.numbers)
+    if nulls or not written.numerals.is_plain:
+        inputs = _read_again(inputs, numerals=written.numerals, numbers=numbers, nulls=nulls)
+        frame = _frame(inputs)
+    names = {original: name for each in inputs for name, original in each.read.names.items()}
+    columns = (
+        _resolved(target, frame, names),
+        _resolved(time, frame, names) if time else None,
+        _resolved(key, frame, names) if key else None,
+        [_resolved(name, frame, names) for name in protected],
+    )
+    inference = infer(frame, *columns)
+    meant = _numbers(inference)
+    if not written.numerals.is_plain and meant != numbers:  # what the contract does not call a number stays as written
+        inputs = _read_again(inputs, numbers=meant)
+        inference = infer(_frame(inputs), *columns)
+    return inputs, inference, list(_dialect_notes(inputs, written, nulls))
+
+
+def _numbers(inference: Inference) -> frozenset[str]:
+    """The columns that the contract will call numbers."""
+    numbers = {guess.name for guess in inference.placed("feature") if guess.kind in ("float", "int")}
+    return frozenset(numbers | ({inference.target} if inference.task == "regression" else set()))
+
+
+def _dialect_notes(inputs: Sequence[_Input], written: Written, nulls: Sequence[str]) -> Iterator[str]:
+    for each in inputs:
+        if each.dialect.encoding == "windows-1252":
+            yield f"{each.place}: is not UTF-8 and read as windows-1252; look whether its texts are right"
+        if each.dialect.format == "excel":
+            others = [name for name in sheet_names(each.read.files[0].path) if name != each.dialect.sheet]
+            if others:
+                yield f"{each.place}: the sheet {each.dialect.sheet!r} is read; it also has {', '.join(others[:20])}"
+    if nulls:
+        words = " and ".join(map(repr, nulls))
+        yield f"data.sources: {words} among numbers is taken for no value, in every column"
+    if not written.numerals.is_plain:
+        yield (
+            f"data.sources: numbers are read as {written.numerals.example} ({spoken(written.numerals)}), as in "
+            f"{', '.join(written.columns[:SHOWN_COLUMNS])}"
+        )
+    for name in written.unclear:
+        yield (
+            f"{name}: whether its sign parts decimals or thousands cannot be told; declare decimal and thousands at "
+            "its source, and the column as a number"
+        )
+    if written.apart:
+        yield (
+            f"numbers are written in different ways ({', '.join(written.apart[:SHOWN_COLUMNS])} unlike others), so "
+            "none is declared: write them alike to have them all as features"
+        )
+
+
+def _source(each: _Input, directory: Path) -> Source:
+    """What the contract says of an input; the delimiter only where its format does not say it."""
+    dialect = each.dialect
+    implied = {"csv": ",", "tsv": "\t"}.get(dialect.format or "")
+    return Source.model_validate(
+        {
+            "path": _place(directory, each.place),
+            "format": dialect.format,
+            "delimiter": None if dialect.delimiter == implied else dialect.delimiter,
+            "encoding": dialect.encoding,
+            "decimal": dialect.numerals.decimal,
+            "thousands": dialect.numerals.thousands or None,
+            "nulls": dialect.nulls,
+            "sheet": dialect.sheet,
+        }
+    )
 
 
 def _free(name: str, taken: Sequence[str]) -> str:
@@ -209,10 +317,16 @@ def _parsed(draft: Draft, inference: Inference, frame: pl.DataFrame) -> Contract
 
 
 def _place(directory: Path, path: Path) -> str:
-    """Where the project finds a file: where it lies, or in `data/`, where it will be copied."""
-    inside = path.resolve()
-    root = directory.resolve()
-    return inside.relative_to(root).as_posix() if inside.is_relative_to(root) else f"{DATA_DIRECTORY}/{path.name}"
+    """Where the project finds a file: where it lies, or in `data/`, where it will be copied.
+
+    Of a pattern it is where its fixed part lies, and the rest of the pattern.
+    """
+    fixed = path if path.exists() else fixed_part(path)
+    rest = () if path.exists() else path.parts[len(fixed.parts) :]
+    inside, root = fixed.resolve(), directory.resolve()
+    if inside.is_relative_to(root):
+        return (inside.relative_to(root) / Path(*rest)).as_posix()
+    return (Path(DATA_DIRECTORY) / (fixed.name or fixed.resolve().name) / Path(*rest)).as_posix()
 
 
 def _write(
@@ -228,9 +342,8 @@ def _write(
     written = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for read, place in zip(reads, draft.sources.values(), strict=True):
-            if _copy(read.path, directory / place):
-                written.append(place)
+        for read, source in zip(reads, draft.sources.values(), strict=True):
+            written += _copy(read, directory, Path(source.path or ""))
         for name, text in texts.items():
             if name not in kept:
                 (directory / name).write_text(text, encoding="utf-8")
@@ -242,7 +355,21 @@ def _write(
     return tuple(written), kept
 
 
-def _copy(path: Path, place: Path) -> bool:
+def _copy(read: SourceRead, directory: Path, place: Path) -> list[str]:
+    """Copy what lies outside of the directory to its place in it; what was written, relative to the directory."""
+    if (read.path / DELTA_LOG).is_dir():
+        return _copy_table(read.path, directory, place)
+    single = read.files[0].path == read.path
+    root = place if read.path.is_dir() else fixed_part(place)
+    written = []
+    for file in read.files:
+        target = place if single else root / file.name
+        if _copy_file(file.path, directory / target):
+            written.append(target.as_posix())
+    return written
+
+
+def _copy_file(path: Path, place: Path) -> bool:
     if path.resolve() == place.resolve():
         return False
     if place.exists() and place.read_bytes() != path.read_bytes():
@@ -250,3 +377,12 @@ def _copy(path: Path, place: Path) -> bool:
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, place)
     return True
+
+
+def _copy_table(path: Path, directory: Path, place: Path) -> list[str]:
+    if path.resolve() == (directory / place).resolve():
+        return []
+    if (directory / place).exists():
+        raise ConflictError(f"{directory / place} exists; move it away, or rename {path.name}")
+    shutil.copytree(path, directory / place)
+    return [place.as_posix()]

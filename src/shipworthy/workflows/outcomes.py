@@ -16,7 +16,8 @@ import polars as pl
 from shipworthy.contract.types import Column, Contract, Target
 from shipworthy.data.columns import is_outside
 from shipworthy.data.datetimes import detect_format
-from shipworthy.data.sources import SourceRead, identifier, read_file
+from shipworthy.data.names import identifier
+from shipworthy.data.sources import SourceRead, read_file
 from shipworthy.data.values import cleaned, typed
 from shipworthy.feedback.labels import LabelReport, Truths, join_labels
 from shipworthy.kernel.errors import ConflictError, NotFoundError, SourceError, UsageError
@@ -81,7 +82,7 @@ def tell_outcomes(
         parts: of the project.
         principal: who tells.
         environment: where the predictions were made.
-        file: CSV, JSON lines or Parquet.
+        file: CSV, JSON lines, Parquet, Arrow or Excel.
         columns: its columns, where they are not called as usual.
         tell: told what is being done.
 

@@ -14,7 +14,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 
 from shipworthy.data.databases import Target, count_rows, is_database, judge_target, write_table
-from shipworthy.data.sources import identifiers
+from shipworthy.data.names import identifiers
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import ConflictError, StorageError, UsageError
 from shipworthy.workflows.drafts import Draft

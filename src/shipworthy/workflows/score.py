@@ -18,9 +18,10 @@ import msgspec
 import polars as pl
 
 from shipworthy.bundle.format import ContextField, FeatureField
+from shipworthy.data.block import BATCH_ROWS
 from shipworthy.data.databases import Query, is_database
 from shipworthy.data.requests import plan_requests, read_ids
-from shipworthy.data.tables import BATCH_ROWS, Table, open_table
+from shipworthy.data.tables import Table, open_table
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import NotFoundError, UsageError
 from shipworthy.ledger.events import Event
@@ -69,8 +70,8 @@ def score(
         parts: of the project.
         principal: who asks.
         environment: whose release answers, and among whose records the answers are.
-        source: CSV, TSV, JSON lines or Parquet, a Delta table's folder, or the URL of a database, with the contract's
-            features as columns.
+        source: a file, a directory or pattern of files, a Delta table's folder, or the URL of a database, with the
+            contract's features as columns.
         destination: CSV, JSON lines, Parquet or Delta by its suffix, or the URL of a database; not there before,
             unless `replace`.
         key: the column whose values are the requests' ids; None for the contract's key, where the table has it.

@@ -7,10 +7,12 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from shipworthy.bundle.format import DeployedRelease
-from shipworthy.contract.types import Contract
+from shipworthy.contract.types import Contract, Source
+from shipworthy.data.files import DELTA_LOG, digest_files
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.workflows.fingerprints import Fingerprints, code_files
 from shipworthy.workflows.keys import ensure_data_key
@@ -71,12 +73,20 @@ def ship(parts: Parts, environment: Mapping[str, str], tell: Tell) -> ShipReport
 
 
 def source_digests(project: Project, contract: Contract, fingerprints: Fingerprints) -> dict[str, str]:
-    """The content digest of each file source, by the source's name."""
+    """The digest of what each file source holds, by the source's name."""
     return {
-        name: fingerprints.digest(project.root / source.path)
+        name: _source_digest(project.root / source.path, source, fingerprints)
         for name, source in contract.data.sources.items()
         if source.path is not None
     }
+
+
+def _source_digest(path: Path, source: Source, fingerprints: Fingerprints) -> str:
+    if not (path / DELTA_LOG).is_dir():
+        return digest_files(path, fingerprints.digest)
+    from shipworthy.data.delta import delta_digest  # loaded for those who have such a table
+
+    return delta_digest(path, source.version)
 
 
 def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> ShipReport:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shipworthy.data.infer import Guess, Inference
+from shipworthy.contract.types import Source
+from shipworthy.data.guesses import Guess, Inference
 
 WIDTH = 110  # columns of a line of the contract; longer lists are wrapped
 COMMENT_AT = 34  # column where comments begin
@@ -31,7 +32,7 @@ class Draft:
     """What a contract is written from, beside the guesses."""
 
     system: str
-    sources: dict[str, str]  # name -> path relative to the project
+    sources: dict[str, Source]
     split_by: Literal["time", "random"]
     quarantined_percent: int  # of the rows that may be quarantined
 
@@ -111,12 +112,32 @@ def _head(draft: Draft, inference: Inference) -> list[str]:
 
 def _data(draft: Draft) -> list[str]:
     lines = ["data:", "  sources:"]
-    lines += [f"    {name}: {{path: {scalar_path(path)}}}" for name, path in draft.sources.items()]
+    for name, source in draft.sources.items():
+        entries = [f"path: {scalar_path(source.path or '')}", *_dialect(source)]
+        lines += _wrapped(f"    {name}: {{{', '.join(entries)}}}")
     if len(draft.sources) > 1:
         union = " union all ".join(f"select * from {name}" for name in draft.sources)  # noqa: S608  # our names
         lines.append(f"  prepare: {union}")
     lines.append(f"  accept: {{quarantined: {{at_most: {draft.quarantined_percent}%}}}}")
     return lines
+
+
+def _dialect(source: Source) -> Iterator[str]:
+    """How the files are written, as far as it is not what the contract takes for granted."""
+    if source.format is not None:
+        yield f"format: {source.format}"
+    if source.delimiter is not None:
+        yield f"delimiter: {quoted(source.delimiter)}"
+    if source.encoding != "utf-8":
+        yield f"encoding: {source.encoding}"
+    if source.decimal != ".":
+        yield f"decimal: {quoted(source.decimal)}"
+    if source.thousands is not None:
+        yield f"thousands: {quoted(source.thousands)}"
+    if source.nulls:
+        yield f"nulls: [{_quoted(source.nulls)}]"
+    if source.sheet is not None:
+        yield f"sheet: {scalar(source.sheet)}"
 
 
 def scalar_path(path: str) -> str:

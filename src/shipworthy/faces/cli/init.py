@@ -15,7 +15,14 @@ MOST_ROWS = 25  # of features in the table; more are named in a line for each ty
 
 @click.command("init")
 @click.argument("directory", metavar="DIR")
-@click.option("--data", "data", multiple=True, required=True, metavar="FILE", help="CSV, JSONL or Parquet.")
+@click.option(
+    "--data",
+    "data",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="File, directory or pattern.",
+)
 @click.option("--target", required=True, metavar="COL", help="The column to predict.")
 @click.option("--time", "time", metavar="COL", help="When each row happened.")
 @click.option("--key", "key", metavar="COL", help="What names a row.")

@@ -30,7 +30,7 @@ def outcomes(
     value_column: str | None,
     time_column: str | None,
 ) -> int:
-    """Tell what came true: FILE (CSV, JSON lines, Parquet) has an id and a value in each row.
+    """Tell what came true: FILE (CSV, JSON lines, Parquet, Arrow, Excel) has an id and a value in each row.
 
     Late, in any order, and again: the same file twice has no effect. Of contradicting outcomes the latest counts.
     """

@@ -43,8 +43,8 @@ def score(
 ) -> int:
     """Answer each row of IN into OUT, with the policy and the records of the server.
 
-    IN and OUT are files (CSV, TSV, JSONL, Parquet), Delta tables, or databases by their URL, such as sqlite:///f.db;
-    secrets stand in it as ${NAME}. Killed, it carries on when it is run again.
+    IN and OUT are files (CSV, TSV, JSONL, Parquet; IN also Arrow, Excel or a folder), Delta tables, or databases by
+    their URL, such as sqlite:///f.db; secrets stand in it as ${NAME}. Killed, it carries on when it is run again.
     """
     with open_parts(root) as parts, _progress(face) as tell:
         principal = acting(parts, os.environ)

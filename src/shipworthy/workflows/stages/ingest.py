@@ -1,16 +1,18 @@
 """Ingest: sources to a snapshot; what does not fit goes to quarantine with its reasons."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.dialect import number_columns
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
 from shipworthy.data.snapshot import take
-from shipworthy.data.sources import SourceRead, read_source
+from shipworthy.data.sources import PLACES, SourceRead, read_source
 from shipworthy.data.validate import Validated, judge_batch, validate
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import DataError
@@ -29,13 +31,15 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
     parts, contract = shipping.parts, shipping.contract
     project = parts.project
     reads = {}
+    numbers = number_columns(contract)
     for name, source in contract.data.sources.items():
         shipping.tell("ingest", f"reading {source.path or name}")
-        reads[name] = read_source(name, source, project.root, digest=sources.get(name))
+        reads[name] = read_source(name, source, project.root, digest=sources.get(name), numbers=numbers)
     with work_folder(parts, "prepare") as work:
         frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
     shipping.tell("ingest", f"checking {frame.height:,} rows")
     validated = validate(contract, frame, malformed=_malformed(reads))
+    validated = replace(validated, quarantined=_placed(contract, validated.quarantined, reads))
     quarantine = _keep_quarantined(project.quarantine, validated, sources, shipping.seals_with)
     try:
         judge_batch(contract, validated, now=parts.now())
@@ -63,13 +67,11 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "detail": _ingest_detail(snapshot.rows, validated),
     }
     links = [
-        {
-            "parent": f"file:{contract.data.sources[name].path}@{digest}",
-            "relation": "ingested",
-            "child": snapshot_node(outputs),
-        }
-        for name, digest in sources.items()
+        {"parent": f"file:{_relative(file.path, project.root)}@{file.digest}", "relation": "ingested"}
+        for read in reads.values()
+        for file in read.files
     ]
+    links = [{**link, "child": snapshot_node(outputs)} for link in links]
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": profile})
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
@@ -84,6 +86,31 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
 def _personal(contract: Contract) -> list[str]:
     """Columns whose values no profile may repeat."""
     return [name for name, column in (*contract.context.items(), *contract.features.items()) if column.personal]
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _placed(contract: Contract, quarantined: pl.DataFrame, reads: Mapping[str, SourceRead]) -> pl.DataFrame:
+    """The quarantined rows with file and line of each, where they are known: what `prepare` made has none."""
+    row, *others = quarantined.columns
+    numbers = quarantined[row].drop_nulls() - 1
+    if contract.data.prepare is None:
+        places = next(iter(reads.values())).places(numbers)
+    else:
+        places = pl.DataFrame({"file": None, "line": None}, schema=PLACES).clear(len(numbers))
+    lost = _malformed(reads)
+    if lost is not None:
+        places = pl.concat([places, lost.select("file", "line")])
+    names = {name: _free(name, quarantined) for name in places.columns}
+    return quarantined.select(row).hstack(places.rename(names)).hstack(quarantined.select(others))
+
+
+def _free(name: str, frame: pl.DataFrame) -> str:
+    while name in frame.columns:
+        name += "_"
+    return name
 
 
 def _malformed(reads: Mapping[str, SourceRead]) -> pl.DataFrame | None:
