@@ -103,8 +103,8 @@ class Source(Section):
     path: Text | None = Field(None, description="CSV, JSONL or Parquet file, relative to the project")
     url: Text | None = Field(
         None,
-        description="a database (`postgresql://`, `sqlite:///`), a file (`https://`), or objects (`s3://BUCKET/KEY`, or "
-        "`s3://BUCKET/PREFIX/` for all below it); secrets only as `${NAME}`",
+        description="a database (`postgresql://`, `sqlite:///`), a file (`https://`), or objects (`s3://BUCKET/KEY`, "
+        "or `s3://BUCKET/PREFIX/` for all below it); secrets only as `${NAME}`",
     )
     query: Text | None = Field(None, description="SQL that a database answers; with `url`")
     retries: Annotated[int, Field(ge=0, le=20)] = Field(0, description="how often a failed read is tried again")
@@ -134,8 +134,8 @@ class Source(Section):
     store: ObjectStore | None = Field(None, description="how an object store is reached")
     broken: Literal["refuse", "without", "last_good"] = Field(
         "refuse",
-        description="what happens when it cannot be read or breaks a promise. `refuse`: nothing is ingested; `without`: "
-        "`prepare` gets no rows of it; `last_good`: it gets those that were read last, which is said everywhere",
+        description="what happens when it cannot be read or breaks a promise. `refuse`: nothing is ingested; "
+        "`without`: `prepare` gets no rows of it; `last_good`: it gets those read last, and that is said",
     )
 
 

@@ -1,15 +1,23 @@
 """From sources to trusted snapshots: read, prepare, validate, snapshot, profile."""
 
 __all__ = [
+    "address",
+    "attempts",
     "columns",
     "databases",
     "datetimes",
+    "downloads",
+    "found",
+    "http",
+    "incremental",
     "infer",
     "leaks",
     "novelty",
+    "objects",
     "prepare",
     "prepare_child",
     "quality",
+    "remote",
     "requests",
     "snapshot",
     "sources",

@@ -54,7 +54,9 @@ class _Run(Generic[Result]):
         return self.value  # type: ignore[return-value]  # of a run that ended without an error
 
 
-def keep_trying(work: Callable[[Deadline], Result], *, place: str, retries: int, timeout_s: float, pace: Pace) -> Result:
+def keep_trying(
+    work: Callable[[Deadline], Result], *, place: str, retries: int, timeout_s: float, pace: Pace
+) -> Result:
     """What `work` gives, at the latest try.
 
     Tried again is what may pass by itself: no answer, or one that says so. Between tries it pauses for up to 1 s, 2 s,

@@ -153,7 +153,7 @@ def _listed(store: S3Store, objects: Objects, deadline: Deadline) -> list[dict[s
         for batch in obstore.list(store, objects.key or None):
             found += [dict(meta) for meta in batch]
             _ = deadline.left_s
-    named = [meta for meta in found if meta["size"] and meta["path"].rsplit("/", 1)[-1][:1] not in ("_", ".")]
+    named = [meta for meta in found if meta["size"] and str(meta["path"]).rsplit("/", 1)[-1][:1] not in ("_", ".")]
     if not named:
         raise SourceError(f"{place}: there are no objects below it; correct bucket and prefix")
     return sorted(named, key=lambda meta: str(meta["path"]))
@@ -204,7 +204,9 @@ def _store_faults(place: str, deadline: Deadline) -> Iterator[None]:
             ) from None
         _judge_time(place, text, deadline)
         if not status:
-            raise UnavailableError(f"{place}: no connection to the store, or it broke off; is the endpoint right?") from None
+            raise UnavailableError(
+                f"{place}: no connection to the store, or it broke off; is the endpoint right?"
+            ) from None
         kind = UnavailableError if status[1].startswith(_PASSING) else SourceError
         raise kind(f"{place}: the store answers{said}") from None
 

@@ -10,7 +10,7 @@ from shipworthy.contract.types import Contract
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
 from shipworthy.data.snapshot import take
-from shipworthy.data.sources import SourceRead, read_source
+from shipworthy.data.sources import SourceRead
 from shipworthy.data.validate import Validated, judge_batch, validate
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import DataError
@@ -18,20 +18,19 @@ from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
 from shipworthy.workflows.quarantine import keep_rows
 from shipworthy.workflows.shipping import Shipping
+from shipworthy.workflows.sources import Gathered, read_all
 from shipworthy.workflows.stages.folders import artefact_entry, put_json, work_folder
 from shipworthy.workflows.stages.rows import snapshot_node
 
 Outputs = dict[str, Any]
 
 
-def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
+def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     """Sources to a snapshot; rows that do not fit are kept in quarantine with their reasons."""
     parts, contract = shipping.parts, shipping.contract
     project = parts.project
-    reads = {}
-    for name, source in contract.data.sources.items():
-        shipping.tell("ingest", f"reading {source.path or name}")
-        reads[name] = read_source(name, source, project.root, digest=sources.get(name))
+    reads, unread = read_all(shipping, gathered)
+    sources = gathered.digests
     with work_folder(parts, "prepare") as work:
         frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
     shipping.tell("ingest", f"checking {frame.height:,} rows")
@@ -62,13 +61,12 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "artefacts": {"profile": profile},
         "detail": _ingest_detail(snapshot.rows, validated),
     }
+    if gathered.broken:
+        outputs["broken"] = {name: broken.to_json() for name, broken in gathered.broken.items()}
+    if unread:
+        outputs["unread"] = unread
     links = [
-        {
-            "parent": f"file:{contract.data.sources[name].path}@{digest}",
-            "relation": "ingested",
-            "child": snapshot_node(outputs),
-        }
-        for name, digest in sources.items()
+        {"parent": parent, "relation": "ingested", "child": snapshot_node(outputs)} for parent in gathered.origins()
     ]
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": profile})
     body = {
