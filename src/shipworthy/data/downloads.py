@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shipworthy.kernel.digest import digest_chunks
-from shipworthy.kernel.errors import ShipworthyError, SourceError, StorageError
+from shipworthy.kernel.errors import SourceError, StorageError
 
 _SEEN = "seen.json"
 _DRAFT = ".draft-"
@@ -34,6 +34,15 @@ class Download:
     tag: str | None = None  # that its server gives to this content
 
 
+@contextmanager
+def _disk_faults(folder: Path, place: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = "the disk is full" if error.errno in FULL else f"cannot be written ({error.strerror})"
+        raise StorageError(f"{folder}: {what} while {place} is fetched; make room and run it again") from None
+
+
 @dataclass(slots=True)
 class Draft:
     """A file that is being fetched."""
@@ -50,13 +59,15 @@ class Draft:
 
         Raises:
             SourceError: the file is larger than the contract allows.
+            StorageError: the disk is full, or refuses.
         """
         self.size_bytes += len(chunk)
         judge_size(self.place, self.size_bytes, self.most_bytes)
         self.hash.update(chunk)
         view = memoryview(chunk)
-        while view:
-            view = view[os.write(self.descriptor, view) :]
+        with _disk_faults(self.path.parent, self.place):
+            while view:
+                view = view[os.write(self.descriptor, view) :]
 
 
 def judge_size(place: str, size_bytes: int, most_bytes: int) -> None:
@@ -108,27 +119,26 @@ class Downloads:
             StorageError: the disk is full, or refuses.
         """
         path = self.folder / f"{_DRAFT}{os.urandom(8).hex()}"
-        try:
+        with _disk_faults(self.folder, place):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                yield Draft(place, path, most_bytes, descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            if isinstance(error, ShipworthyError):
-                raise
-            full = "the disk is full" if error.errno in FULL else f"cannot be written ({error.strerror})"
-            raise StorageError(f"{self.folder}: {full} while {place} is fetched; make room and run it again") from None
+        try:
+            yield Draft(place, path, most_bytes, descriptor)
         finally:
+            os.close(descriptor)
             path.unlink(missing_ok=True)
 
     def keep(self, draft: Draft, suffix: str, *, modified: float | None, tag: str | None) -> Download:
-        """Give a whole draft its name and note where it came from."""
-        os.fsync(draft.descriptor)
+        """Give a whole draft its name and note where it came from.
+
+        Raises:
+            StorageError: the disk is full, or refuses.
+        """
         digest = draft.hash.hexdigest()
         path = self.folder / f"{digest}{suffix}"
-        os.replace(draft.path, path)
+        with _disk_faults(self.folder, draft.place):
+            os.fsync(draft.descriptor)
+            os.replace(draft.path, path)
         return self.note(Download(draft.place, path, f"sha256:{digest}", draft.size_bytes, modified, tag))
 
     def note(self, download: Download) -> Download:

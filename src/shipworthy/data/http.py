@@ -11,7 +11,7 @@ import socket
 import ssl
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from shipworthy.data.address import Address
@@ -31,7 +31,7 @@ TYPES = {  # of a file whose address ends without a suffix
 }
 _CHUNK_BYTES = 1 << 18
 _CONNECT_S = 10.0
-_PERMANENT_REDIRECTS = (301, 302, 303, 307, 308)
+_REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429, *range(500, 600))  # answers that may be another a little later
 
 
@@ -40,7 +40,7 @@ class _Answer:
     """An answer of which the head has been read."""
 
     response: http.client.HTTPResponse
-    connection: http.client.HTTPConnection
+    socket: socket.socket  # which http.client lets go of early
     deadline: Deadline
     place: str
 
@@ -58,7 +58,7 @@ class _Answer:
         """The body, in pieces, which must be as long as was promised."""
         received = 0
         while True:
-            self.connection.sock.settimeout(self.deadline.left_s) if self.connection.sock else None
+            self.socket.settimeout(self.deadline.left_s)
             chunk = self.response.read1(_CHUNK_BYTES)
             if not chunk:
                 break
@@ -139,19 +139,18 @@ def _following(address: Address, headers: dict[str, str], deadline: Deadline) ->
     with _network_faults(place):
         for _ in range(MAX_REDIRECTS + 1):
             parts = _parted(url, place)
-            connection = _connect(parts, place, deadline)
-            try:
-                sent = headers | _authorization(parts)
+            with closing(_connect(parts, place, deadline)) as connection:
+                sent = {**_ALWAYS, **headers, **_authorization(parts)}
                 target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-                connection.request("GET", target, headers={**_ALWAYS, **sent})
-                answer = _Answer(connection.getresponse(), connection, deadline, place)
-                if answer.response.status not in _PERMANENT_REDIRECTS:
-                    _judge_status(answer, place, conditional="If-None-Match" in headers)
-                    yield answer
-                    return
-                url = _next(url, answer, place)
-            finally:
-                connection.close()
+                held = connection.sock
+                connection.request("GET", target, headers=sent)
+                with connection.getresponse() as response:
+                    answer = _Answer(response, held, deadline, place)
+                    if response.status not in _REDIRECTS:
+                        _judge_status(answer, place, conditional="If-None-Match" in headers)
+                        yield answer
+                        return
+                    url = _next(url, answer, place)
     raise SourceError(f"{place}: redirects more than {MAX_REDIRECTS} times; write the address at their end")
 
 

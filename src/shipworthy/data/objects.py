@@ -23,6 +23,7 @@ _CHUNK_BYTES = 1 << 20
 _CONNECT_S = 10.0
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _REASON = re.compile(r"<Code>(\w{1,60})</Code>")
+_ABSENT = "there is no such bucket or object; correct the URL (a prefix ends with /)"
 _PASSING = ("408", "429", "5")  # how the status of an answer begins that may be another a little later
 
 
@@ -188,9 +189,7 @@ def _store_faults(place: str, deadline: Deadline) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise SourceError(
-            f"{place}: there is no such bucket or object; correct the URL (a prefix ends with /)"
-        ) from None
+        raise SourceError(f"{place}: {_ABSENT}") from None
     except (BaseError, ValueError) as error:
         if isinstance(error, SourceError):
             raise
@@ -202,6 +201,8 @@ def _store_faults(place: str, deadline: Deadline) -> Iterator[None]:
                 f"{place}: the store refuses{said or ' (403)'}; give it the right keys: AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or access_key and secret_key of the source's store"
             ) from None
+        if status and status[1] == "404":
+            raise SourceError(f"{place}: {_ABSENT}") from None
         _judge_time(place, text, deadline)
         if not status:
             raise UnavailableError(
