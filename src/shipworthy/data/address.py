@@ -44,7 +44,7 @@ def find_address(written: str, environ: Mapping[str, str]) -> Address:
         scheme, password = urlsplit(url).scheme.lower(), urlsplit(written).password
     except ValueError:
         raise UsageError(f"{written}: is no address; write scheme://host/…") from None
-    if password is not None and not VARIABLE.search(password):
+    if password and not VARIABLE.search(password):
         raise UsageError(
             f"{written.replace(f':{password}@', ':***@')}: a password stands in the URL; "
             "put it in the environment and write ${NAME}"

@@ -4,8 +4,8 @@ SQLite and PostgreSQL, named by URL. A secret stands in the environment, named a
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def is_database(place: str) -> bool:
     return "://" in place or _VARIABLE.fullmatch(place) is not None
 
 
-def stream_query(query: Query) -> Iterator[Block]:
+def stream_query(query: Query) -> Generator[Block, None, None]:
     """The rows of a query, in one transaction that cannot write.
 
     Raises:
@@ -97,9 +97,10 @@ def stream_query(query: Query) -> Iterator[Block]:
         result = connection.exec_driver_sql(*_statement(query, connection.dialect.name))
         if not result.returns_rows:
             raise SourceError(f"{query.place}: the query gives no rows; write a SELECT")
-        names = list(result.keys())
-        for rows in result.partitions(BATCH_ROWS):
-            yield Block.whole(_frame(names, [tuple(row) for row in rows]))
+        with closing(result):
+            names = list(result.keys())
+            for rows in result.partitions(BATCH_ROWS):
+                yield Block.whole(_frame(names, [tuple(row) for row in rows]))
 
 
 def read_query(query: Query, deadline: Deadline) -> pl.DataFrame | None:
@@ -112,10 +113,11 @@ def read_query(query: Query, deadline: Deadline) -> pl.DataFrame | None:
         SourceError: it does not answer the query, or with what no type of the contract reads.
     """
     frames: list[pl.DataFrame] = []
-    for block in stream_query(replace(query, timeout_s=deadline.left_s)):
-        _judge_kinds(block.frame, query.place)
-        frames.append(block.frame)
-        _ = deadline.left_s
+    with closing(stream_query(replace(query, timeout_s=deadline.left_s))) as blocks:
+        for block in blocks:
+            _judge_kinds(block.frame, query.place)
+            frames.append(block.frame)
+            _ = deadline.left_s
     return concat_exactly(frames, query.place) if frames else None
 
 
@@ -125,9 +127,10 @@ def query_columns(query: Query) -> tuple[str, ...]:
     Raises:
         UsageError, UnavailableError, SourceError: as for `read_query`.
     """
-    text = f"SELECT * FROM (\n{_bare(query.text)}\n) AS shipworthy_source LIMIT 0"  # noqa: S608  # the user's own
     with _connected(query.url, query.environ, SourceError, must_exist=True, timeout_s=query.timeout_s) as connection:
-        return tuple(connection.exec_driver_sql(text).keys())
+        (text,) = _statement(query, connection.dialect.name)
+        limited = f"SELECT * FROM (\n{_bare(text)}\n) AS shipworthy_source LIMIT 0"  # noqa: S608  # the user's own
+        return tuple(connection.exec_driver_sql(limited).keys())
 
 
 def concat_exactly(frames: list[pl.DataFrame], place: str) -> pl.DataFrame:
@@ -147,14 +150,14 @@ def concat_exactly(frames: list[pl.DataFrame], place: str) -> pl.DataFrame:
 
 
 def _statement(query: Query, dialect: str) -> tuple[Any, ...]:
-    """The text and its bound values, as the driver takes them."""
-    if query.since is None:
-        return (query.text,)
+    """The text and its bound values, as the driver takes them; psycopg reads a single % as the start of a value."""
     is_sqlite = dialect == "sqlite"
-    inner = _bare(query.text) if is_sqlite else _bare(query.text).replace("%", "%%")
+    text = query.text if is_sqlite else query.text.replace("%", "%%")
+    if query.since is None:
+        return (text,)
     name = query.since.column.replace('"', '""')
-    text = f'SELECT * FROM (\n{inner}\n) AS shipworthy_source WHERE "{name}" >= {"?" if is_sqlite else "%s"}'  # noqa: S608
-    return text, (query.since.value,)
+    value = "?" if is_sqlite else "%s"
+    return f'SELECT * FROM (\n{_bare(text)}\n) AS shipworthy_source WHERE "{name}" >= {value}', (query.since.value,)  # noqa: S608  # the user's own
 
 
 def _bare(text: str) -> str:
@@ -281,7 +284,7 @@ def _resolve(url: str, environ: Mapping[str, str]) -> sa.URL:
         raise UsageError(
             f"{url}: is no address of a database; write sqlite:///FILE or postgresql://HOST/NAME"
         ) from None
-    if written is not None and written.password is not None and not _VARIABLE.search(str(written.password)):
+    if written is not None and written.password and not _VARIABLE.search(str(written.password)):
         hidden = written.render_as_string(hide_password=True)
         raise UsageError(f"{hidden}: a password stands in the URL; put it in the environment and write ${{NAME}}")
     driver = DRIVERS.get(parsed.drivername)

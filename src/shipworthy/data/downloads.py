@@ -70,6 +70,18 @@ class Draft:
                 view = view[os.write(self.descriptor, view) :]
 
 
+def size_in_words(size_bytes: int) -> str:
+    """A size for a reader.
+
+    >>> size_in_words(26), size_in_words(123_456_789)
+    ('26 bytes', '123 MB')
+    """
+    for unit, length in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size_bytes >= length:
+            return f"{size_bytes / length:.3g} {unit}"
+    return f"{size_bytes} bytes"
+
+
 def judge_size(place: str, size_bytes: int, most_bytes: int) -> None:
     """Refuse a file that is larger than the contract allows.
 
@@ -78,7 +90,7 @@ def judge_size(place: str, size_bytes: int, most_bytes: int) -> None:
     """
     if size_bytes > most_bytes:
         raise SourceError(
-            f"{place}: is larger than {most_bytes / 1e6:,.6g} MB; allow more with size: {{at_most: …}}, if it is right"
+            f"{place}: is larger than {size_in_words(most_bytes)}; allow more with size: {{at_most: …}}, if it is right"
         )
 
 

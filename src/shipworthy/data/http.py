@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from shipworthy.data.address import Address
 from shipworthy.data.attempts import Deadline
-from shipworthy.data.downloads import Download, Downloads, judge_size
+from shipworthy.data.downloads import Download, Downloads, judge_size, size_in_words
 from shipworthy.kernel.errors import DeadlineError, SourceError, UnavailableError
 
 MAX_REDIRECTS = 5
@@ -106,7 +106,7 @@ def reach(address: Address, deadline: Deadline) -> str:
         UnavailableError, DeadlineError, SourceError: as for `fetch`.
     """
     with _following(address, {}, deadline) as answer:
-        size = "" if answer.length is None else f", {answer.length / 1e6:,.3g} MB"
+        size = "" if answer.length is None else f", {size_in_words(answer.length)}"
         return f"reachable{size}"
 
 

@@ -144,7 +144,8 @@ def advance(
     if before is not None and before.definition != definition:
         before = None
     old = None if before is None else concat_exactly([shelf.get(part) for part in before.parts], place)
-    since = None if old is None else Since(watermark.column, _start(old[watermark.column], watermark, place))
+    start = None if old is None else _start(old[watermark.column], watermark, place)
+    since = None if start is None else Since(watermark.column, start)
     fresh = read(since)
     if fresh is None and old is None:
         raise SourceError(f"{place}: the query gives no rows; it needs some")
@@ -188,7 +189,7 @@ def _new_rows(
     fresh = fresh.sort(watermark.column, *(name for name in fresh.columns if name != watermark.column))
     if watermark.key:
         fresh = _latest(fresh, watermark, place)
-    if old is None or since is None:
+    if old is None:
         return fresh
     if fresh.columns != old.columns:
         changed = sorted(set(fresh.columns) ^ set(old.columns)) or fresh.columns
@@ -196,7 +197,9 @@ def _new_rows(
             f"{place}: the query's columns are no longer those of the rows kept from before ({', '.join(changed)}); "
             "name the columns in the query: a query that was changed is read anew from the start"
         )
-    known = _current(old, watermark).filter(pl.col(watermark.column) >= pl.lit(since.value))
+    known = _current(old, watermark)
+    if since is not None:
+        known = known.filter(pl.col(watermark.column) >= pl.lit(since.value))
     both = concat_exactly([known, fresh], place)
     known, fresh = both[: known.height], both[known.height :]
     counted = pl.int_range(pl.len()).over(fresh.columns).alias(_COUNT)
@@ -236,12 +239,12 @@ def _latest(fresh: pl.DataFrame, watermark: Watermark, place: str) -> pl.DataFra
 
 
 def _start(values: pl.Series, watermark: Watermark, place: str) -> Any:
-    """Where the next read begins: a value that the database gave, at least the overlap before the highest."""
+    """Where the next read begins: at least the overlap before the highest value; None: at the very first."""
     newest, overlap = values.max(), watermark.overlap
     if overlap is None:
         return newest
     if isinstance(overlap, int):
-        return values.sort(descending=True)[min(overlap, len(values) - 1)]
+        return values.sort(descending=True)[overlap] if overlap < len(values) else None
     if isinstance(newest, datetime):
         return newest - timedelta(seconds=overlap)
     if isinstance(newest, date):
@@ -253,4 +256,4 @@ def _start(values: pl.Series, watermark: Watermark, place: str) -> Any:
             "write a number of rows"
         )
     before = values.filter(times <= times.max() - timedelta(seconds=overlap))  # type: ignore[operator]
-    return before.max() if len(before) else values.min()
+    return before.max() if len(before) else None  # as the database wrote it: its own order finds it

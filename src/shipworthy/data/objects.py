@@ -15,7 +15,7 @@ from obstore.store import S3Store
 from shipworthy.contract.types import ObjectStore
 from shipworthy.data.address import Address, fill
 from shipworthy.data.attempts import Deadline
-from shipworthy.data.downloads import Download, Downloads, judge_size
+from shipworthy.data.downloads import Download, Downloads, judge_size, size_in_words
 from shipworthy.data.http import suffix_of
 from shipworthy.kernel.errors import DeadlineError, SourceError, UnavailableError, UsageError
 
@@ -117,8 +117,8 @@ def reach(objects: Objects, deadline: Deadline) -> str:
         UnavailableError, DeadlineError, SourceError: as for `fetch`.
     """
     found = _listed(_open(objects, deadline), objects, deadline)
-    size = sum(meta["size"] for meta in found) / 1e6
-    return f"reachable, {len(found):,} object{'' if len(found) == 1 else 's'}, {size:,.3g} MB"
+    size = size_in_words(sum(meta["size"] for meta in found))
+    return f"reachable, {len(found):,} object{'' if len(found) == 1 else 's'}, {size}"
 
 
 def _open(objects: Objects, deadline: Deadline) -> S3Store:

@@ -71,9 +71,15 @@ def ship(parts: Parts, environment: Mapping[str, str], tell: Tell) -> ShipReport
             return _ship(shipping, gathered, code)
 
 
-def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipReport:
-    contract = shipping.contract
-    prepare = contract.data.prepare or ""
+def take_snapshot(shipping: Shipping, gathered: Gathered, code: Mapping[str, str]) -> Outputs:
+    """The outputs of the ingest, done now or before; from then on what was read has been read.
+
+    Args:
+        shipping: what is shipped.
+        gathered: its sources.
+        code: digest of each Python file of the project.
+    """
+    prepare = shipping.contract.data.prepare or ""
     prepared_by = {file: digest for file, digest in code.items() if prepare.startswith(f"{file}:")}
     ingested = shipping.stage(
         "ingest",
@@ -86,6 +92,12 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
         lambda: _ingest(shipping, gathered),
     )
     settle(shipping, gathered, ingested.get("unread", ()))
+    return ingested
+
+
+def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipReport:
+    contract = shipping.contract
+    ingested = take_snapshot(shipping, gathered, code)
     broken = {name: source.to_json() for name, source in gathered.broken.items()}
     python = contract.serving.python
     trained = shipping.stage(
