@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shipworthy.contract.parse import parse_contract
@@ -25,10 +26,12 @@ from shipworthy.workflows.layout import Project
 from shipworthy.workflows.ship import take_snapshot
 from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.sources import Gathered, gathering
+from tests.conftest import Seen
 from tests.data.conftest import BASE
 from tests.data.stores import storing
 from tests.data.web import Web, answer, serving
 
+KILLS = int(os.environ.get("SHIPWORTHY_SOAK", "2"))
 NOW = 1_800_000_000.0
 JOIN = "select income, repaid from loans"
 BOTH = "select income, repaid from loans union all select income, repaid from more"
@@ -298,13 +301,46 @@ def test_killed_between_reading_and_recording_each_row_is_there_once(folder: Fol
     assert folder.ingest()[0]["reused"]
 
 
+def test_killed_at_random_moments_the_rows_converge(folder: Folder, tmp_path: Path, seen: Seen):
+    """Rows come all the time, some late; what is read is killed anywhere, and in the end each row is there once."""
+    random = np.random.default_rng(KILLS)
+    path = tmp_path / "d.db"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE d (at INTEGER, income REAL, repaid INTEGER)")
+    rows = [(day, float(day), day % 2) for day in range(20)]
+    database.executemany("INSERT INTO d VALUES (?, ?, ?)", rows)
+    database.commit()
+    folder.write({"d": {"url": f"sqlite:///{path}", "query": "SELECT * FROM d", "watermark": "at", "overlap": 10}})
+    command = [sys.executable, "-c", KILLED, str(folder.root), "1000000"]
+    killed = 0
+    for at in range(KILLS):
+        row = (20 + at - int(random.integers(0, 3)), float(at % 100), at % 2)
+        rows.append(row)
+        database.execute("INSERT INTO d VALUES (?, ?, ?)", row)
+        database.commit()
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(float(random.uniform(0.3, 2.5)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.wait()
+    last, gathered = folder.ingest()
+    frame = gathered.found["d"].read().frame
+    assert sorted(frame.rows()) == sorted(rows)
+    assert folder.ingest()[0]["reused"]
+    database.close()
+    shutil.rmtree(folder.root / ".shipworthy")
+    assert folder.ingest()[0]["snapshot"] == last["snapshot"]  # read at once it is the same
+    seen("killed", killed)
+    seen("rows that are there exactly once", len(rows))
+
+
 def test_a_query_that_cannot_be_asked_leaves_the_rows_of_before(folder: Folder, tmp_path: Path):
     path = tmp_path / "d.db"
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE d (at TEXT, income REAL, repaid INTEGER)")
-        database.execute(
-            "INSERT INTO d VALUES ('2026-01-01', 1, 0), ('2026-01-02', 2, 1), ('2026-01-03', 1, 0), ('2026-01-03', 2, 1)"
-        )
+        database.execute("INSERT INTO d VALUES ('01', 1, 0), ('02', 2, 1), ('03', 1, 0), ('03', 2, 1)")
     database.close()
     source = {"url": f"sqlite:///{path}", "query": "SELECT * FROM d", "watermark": "at", "broken": "last_good"}
     folder.write({"d": source})

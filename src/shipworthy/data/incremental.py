@@ -151,7 +151,7 @@ def advance(
         raise SourceError(f"{place}: the query gives no rows; it needs some")
     new = None if fresh is None else _new_rows(fresh, old, watermark, since, place)
     if before is not None and old is not None and (new is None or not new.height):
-        frame = _current(old, watermark)
+        frame = _standing(old, watermark)
         return Advance(before, frame, 0, frame[watermark.column].max())
     if new is None:
         raise AssertionError("rows are new, or of before")  # pragma: no cover
@@ -163,7 +163,7 @@ def advance(
         parts: tuple[str, ...] = (shelf.put(whole),)
     else:
         parts = (*earlier, shelf.put(new))
-    frame = _current(whole, watermark)
+    frame = _standing(whole, watermark)
     return Advance(Kept(definition, digest, parts, frame.height), frame, new.height, frame[watermark.column].max())
 
 
@@ -173,11 +173,20 @@ def restore(place: str, watermark: Watermark, kept: Kept, shelf: Shelf) -> pl.Da
     Raises:
         IntegrityError: what was kept is gone or changed.
     """
-    return _current(concat_exactly([shelf.get(part) for part in kept.parts], place), watermark)
+    return _standing(concat_exactly([shelf.get(part) for part in kept.parts], place), watermark)
+
+
+def _standing(rows: pl.DataFrame, watermark: Watermark) -> pl.DataFrame:
+    """The rows that stand, in an order that does not tell in how many reads they came."""
+    return _in_order(_current(rows, watermark), watermark)
+
+
+def _in_order(rows: pl.DataFrame, watermark: Watermark) -> pl.DataFrame:
+    return rows.sort(watermark.column, *(name for name in rows.columns if name != watermark.column))
 
 
 def _current(rows: pl.DataFrame, watermark: Watermark) -> pl.DataFrame:
-    """The rows that stand: with a key, the last of each."""
+    """With a key, the last row of each."""
     return rows.unique(list(watermark.key), keep="last", maintain_order=True) if watermark.key else rows
 
 
@@ -186,7 +195,7 @@ def _new_rows(
 ) -> pl.DataFrame:
     """The rows of a read that are not there yet, in the order of their watermark."""
     _judge(fresh, watermark, place)
-    fresh = fresh.sort(watermark.column, *(name for name in fresh.columns if name != watermark.column))
+    fresh = _in_order(fresh, watermark)
     if watermark.key:
         fresh = _latest(fresh, watermark, place)
     if old is None:

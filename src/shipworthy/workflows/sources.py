@@ -150,7 +150,7 @@ def settle(shipping: Shipping, gathered: Gathered, late: Mapping[str, Any]) -> N
         if body is not None:
             _append(shipping.parts, "source.read", name, body, gathered.known.get(name))
             gathered.shelves(name).keep_only(_held(body))
-    if gathered.downloads is not None:
+    if gathered.downloads is not None and not gathered.broken:  # what is broken may come back as it was
         places = {place for found in gathered.found.values() for place in found.origins}
         gathered.downloads.save({place.removeprefix("url:") for place in places})
 
