@@ -304,6 +304,12 @@ ROWS = (
         20_000,
     ),
     Row(
+        "D1",
+        "kill -9 of an ingest that reads on from a watermark, at random: each row of the source is there exactly once",
+        ("tests/workflows/test_sources.py::test_killed_at_random_moments_the_rows_converge",),
+        50,
+    ),
+    Row(
         "F28",
         "the log unlinked, cut or made read-only while running: the next act is refused, and serving goes on",
         (

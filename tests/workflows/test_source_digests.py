@@ -9,10 +9,10 @@ from deltalake import write_deltalake
 
 from shipworthy.contract.parse import parse_contract
 from shipworthy.data.sources import read_source
-from shipworthy.kernel.errors import SourceError
+from shipworthy.kernel.errors import UnavailableError
 from shipworthy.workflows.fingerprints import Fingerprints
 from shipworthy.workflows.layout import Project
-from shipworthy.workflows.ship import source_digests
+from shipworthy.workflows.sources import find_file
 from tests.data.conftest import BASE
 
 FRAME = pl.DataFrame({"income": [1.0, 2.0], "repaid": [0, 1]})
@@ -38,7 +38,8 @@ def project(tmp_path: Path) -> Project:
 def digests(project: Project) -> dict[str, str]:
     data = {"sources": SOURCES, "prepare": "select * from file"}
     contract = parse_contract(json.dumps({**BASE, "data": data}))
-    found = source_digests(project, contract, Fingerprints(project.root / "cache", 2**62))
+    fingerprints, sources = Fingerprints(project.root / "cache", 2**62), contract.data.sources
+    found = {name: find_file(project, contract, fingerprints, name, it).digest for name, it in sources.items()}
     reads = {name: read_source(name, source, project.root) for name, source in contract.data.sources.items()}
     assert {name: read.digest for name, read in reads.items()} == found
     return found
@@ -56,5 +57,5 @@ def test_what_is_looked_at_is_what_is_read(project: Project) -> None:
 def test_a_path_that_names_nothing_is_refused(project: Project) -> None:
     (project.root / "months" / "01.csv").unlink()
     (project.root / "months" / "02.csv").unlink()
-    with pytest.raises(SourceError, match="the directory has no files"):
+    with pytest.raises(UnavailableError, match="the directory has no files"):
         digests(project)

@@ -323,6 +323,12 @@ def _check_data(draft: Draft, report: Report) -> None:
     for name, source in draft.data.sources.items():
         _check_source(source, ("data", "sources", name), report)
     prepare = draft.data.prepare
+    for name, source in draft.data.sources.items():
+        if source.broken == "without" and prepare is None:
+            report(("data", "sources", name, "broken"), "`without` needs prepare, which gets no rows of it")
+        limits = source.rows
+        if limits is not None and (limits.at_least or 1) > (limits.at_most or 2**62):
+            report(("data", "sources", name, "rows"), "at_least is more than at_most", at_key=True)
     if prepare is None and len(draft.data.sources) > 1 and draft.is_sound("data"):
         count = len(draft.data.sources)
         report(
@@ -349,17 +355,61 @@ def _check_source(source: Source, path: Path, report: Report) -> None:
         _check_inside(source.path, (*path, "path"), report)
         if source.query is not None:
             report((*path, "query"), "a query goes to a url, not to a file; remove it, or filter in prepare")
+        _refuse_keys(source, ("store", "size", "watermark", "overlap", "key"), "a file of the project", path, report)
         return
     url = source.url or ""
-    is_http = url.lower().startswith(("http://", "https://"))
-    if is_http and source.query is not None:
-        report((*path, "query"), "a query is for a database; an HTTP address is read as it is")
-    if not is_http and "://" not in url and not url.startswith("$"):
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if not scheme and not url.startswith("$"):
         report(
             (*path, "url"), f"{url[:60]!r} is no address; expected scheme://host/… or ${{NAME}}, or use path for a file"
         )
-    elif not is_http and "://" in url and source.query is None:
+    elif scheme and scheme not in _SCHEMES and "$" not in scheme:
+        report((*path, "url"), f"{scheme!r} is no scheme that is read; expected one of {', '.join(_SCHEMES)}")
+    elif scheme in ("http", "https") and source.query is not None:
+        report((*path, "query"), "a query is for a database; an HTTP address is read as it is")
+    elif scheme == "s3" and source.query is not None:
+        report((*path, "query"), "a query is for a database; objects are read as they are")
+    elif scheme in _DATABASES and source.query is None:
         report(path, "a database needs a query: query: select … from …", at_key=True)
+    if source.query is None:
+        of = "objects" if scheme == "s3" else "a file elsewhere"
+        keys = ("watermark", "overlap", "key") if scheme in ("s3", "") else ("store", "watermark", "overlap", "key")
+        _refuse_keys(source, keys, of, path, report)
+    else:
+        _refuse_keys(source, ("store", "size"), "a query", path, report)
+        _check_watermark(source, path, report)
+    if source.store is not None and (source.store.access_key is None) != (source.store.secret_key is None):
+        report((*path, "store"), "access_key and secret_key go together; name both, or neither", at_key=True)
+
+
+_DATABASES = ("postgresql", "postgres", "sqlite")
+_SCHEMES = ("https", "http", "s3", *_DATABASES)
+
+
+def _refuse_keys(source: Source, keys: Collection[str], of: str, path: Path, report: Report) -> None:
+    """What is new in files is told by their content, and not every place is a store."""
+    for key in keys:
+        if getattr(source, key) is not None:
+            report((*path, key), f"does not go with {of}; {_GOES_WITH[key]}", at_key=True)
+
+
+_GOES_WITH = {
+    "store": "it is for a url such as s3://BUCKET/KEY",
+    "size": "it is for what is fetched",
+    "watermark": "it is for a query; of files, what did not change is known by itself",
+    "overlap": "it is for a query with a watermark",
+    "key": "it is for a query with a watermark",
+}
+
+
+def _check_watermark(source: Source, path: Path, report: Report) -> None:
+    if source.watermark is not None:
+        return
+    for key in ("overlap", "key"):
+        if getattr(source, key) is not None:
+            report((*path, key), "needs a watermark: the column by which rows of before are told", at_key=True)
+    if source.age is not None:
+        report((*path, "age"), "the age of a query's rows needs a watermark that is a time", at_key=True)
 
 
 _DIALECT_OF: dict[str, tuple[str, ...]] = {  # key of a source -> the kinds of file that have it

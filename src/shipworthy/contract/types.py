@@ -20,6 +20,7 @@ Entry = Annotated[str, Field(pattern=r"^[\w./-]+\.py:[A-Za-z_]\w*$")]
 PythonFile = Annotated[str, Field(pattern=r"^[\w./-]+\.py$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 WebAddress = Annotated[str, Field(pattern=r"^(https?://|\$\{[A-Za-z_][A-Za-z0-9_]*\})\S*$", max_length=2048)]
+Secret = Annotated[str, Field(pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")]
 Bounds = Annotated[tuple[float, float], Field(description="[lowest, highest], both allowed")]
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -74,8 +75,32 @@ class MaxAge(Section):
     at_most: Duration = Field(description="the newest row may be this old")
 
 
+class RowLimits(Section):
+    """Limits on a number of rows."""
+
+    at_least: Annotated[int, Field(ge=1)] | None = Field(None, description="the smallest number of rows")
+    at_most: Annotated[int, Field(ge=1)] | None = Field(None, description="the largest number of rows")
+
+
+class MaxSize(Section):
+    """An upper limit on a size."""
+
+    at_most: Size = Field(description="the largest size allowed")
+
+
+class ObjectStore(Section):
+    """How an object store is reached; what is left out stands in the environment, as AWS names it."""
+
+    endpoint: WebAddress | None = Field(
+        None, description="address of a store that is not Amazon's; else `AWS_ENDPOINT_URL`"
+    )
+    region: Text | None = Field(None, description="region of the bucket; else `AWS_REGION`, else us-east-1")
+    access_key: Secret | None = Field(None, description="`${NAME}` of the access key; else `AWS_ACCESS_KEY_ID`")
+    secret_key: Secret | None = Field(None, description="`${NAME}` of the secret key; else `AWS_SECRET_ACCESS_KEY`")
+
+
 class Source(Section):
-    """Where rows come from: files in the project, or a query on a database; and how the files are written."""
+    """Where rows come from: files, in the project or elsewhere, or a query; how they are written, what they promise."""
 
     path: Text | None = Field(
         None, description="a file, a directory of files, a pattern such as `data/*.csv`, or a Delta table's folder"
@@ -98,11 +123,41 @@ class Source(Section):
     version: Annotated[int, Field(ge=0)] | None = Field(
         None, description="of a Delta table; the newest where it is not said"
     )
-    url: Text | None = Field(None, description="database or HTTP address; secrets only as `${NAME}`")
+    url: Text | None = Field(
+        None,
+        description="a database (`postgresql://`, `sqlite:///`), a file (`https://`), or objects (`s3://BUCKET/KEY`, "
+        "or `s3://BUCKET/PREFIX/` for all below it); secrets only as `${NAME}`",
+    )
     query: Text | None = Field(None, description="SQL that a database answers; with `url`")
     retries: Annotated[int, Field(ge=0, le=20)] = Field(0, description="how often a failed read is tried again")
+    timeout: Duration = Field(300.0, description="a try that takes longer is cut")
     watermark: Name | None = Field(
-        None, description="column that only grows; without it the source is read again each time"
+        None,
+        description="column of a query that only grows: rows are read from its highest value on, and added to those "
+        "of before; without it the query is read whole each time",
+    )
+    overlap: Duration | Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="what lies before the watermark's highest value and is read again, for rows that come late: a "
+        "duration, or a number of rows",
+    )
+    key: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="columns that name a row of a query with a watermark: a later row replaces the one of before; "
+        "without it a row that differs is another row",
+    )
+    age: MaxAge | None = Field(
+        None,
+        description="how old the source may be, by when its file or newest object was changed, or by its newest "
+        "watermark",
+    )
+    rows: RowLimits | None = Field(None, description="how many rows the source must have, before any is judged")
+    size: MaxSize | None = Field(None, description="how large what is fetched may be; 10GB without it")
+    store: ObjectStore | None = Field(None, description="how an object store is reached")
+    broken: Literal["refuse", "without", "last_good"] = Field(
+        "refuse",
+        description="what happens when it cannot be read or breaks a promise. `refuse`: nothing is ingested; "
+        "`without`: `prepare` gets no rows of it; `last_good`: it gets those read last, and that is said",
     )
 
 

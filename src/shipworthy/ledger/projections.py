@@ -116,6 +116,8 @@ LATEST: dict[str, str] = {  # verb -> the kind of thing that it is the latest wo
     "alert.closed": "alert",
     "review.claimed": "review",
     "review.decided": "review",
+    "source.read": "source",
+    "source.broken": "source",
     "clock.set": "clock",
 }
 

@@ -40,6 +40,7 @@ __all__ = [
     "serve",
     "ship",
     "shipping",
+    "sources",
     "stages",
     "templates",
     "tokens",

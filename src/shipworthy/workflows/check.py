@@ -1,17 +1,23 @@
 """`check`: contract, code and data are there and agree; seconds, for CI and editors. Changes nothing."""
 
 import ast
+import os
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shipworthy.contract.parse import parse_contract
-from shipworthy.contract.types import Contract
-from shipworthy.kernel.errors import TrainingError
+from shipworthy.contract.types import Contract, Source
+from shipworthy.data.attempts import run_together
+from shipworthy.kernel.errors import ShipworthyError, SourceError, TrainingError, UsageError
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
 
 if TYPE_CHECKING:
     from shipworthy.data.leaks import Suspect
+
+BROKEN = "broken source"  # in a report's lines: one that the contract goes on without
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +40,12 @@ def check(project: Project) -> CheckReport:
     """
     text = project.contract_text()
     contract = parse_contract(text, CONTRACT_FILE)
-    columns = source_columns(project, contract)
-    if contract.data.prepare is None:
-        parse_contract(text, CONTRACT_FILE, columns={name for names in columns.values() for name in names})
+    looks = look_at_sources(project, contract)
+    columns = [look.columns for look in looks.values() if look.columns is not None]
+    if contract.data.prepare is None and len(columns) == len(looks):
+        parse_contract(text, CONTRACT_FILE, columns={name for names in columns for name in names})
     lines = [("contract", f"{contract.system}, {len(contract.features)} features, target {contract.target.column}")]
-    lines += [(f"source {name}", f"{len(names)} columns") for name, names in columns.items()]
+    lines += [(f"{'source' if look.is_there else BROKEN} {name}", look.words) for name, look in looks.items()]
     lines.append(("training", _find_function(project, contract.training.entry, "training.entry")))
     if contract.data.prepare and ".py:" in contract.data.prepare:
         lines.append(("prepare", _find_function(project, contract.data.prepare, "data.prepare")))
@@ -67,20 +74,51 @@ def find_leaks(project: Project, contract: Contract) -> "list[Suspect]":
     )
 
 
-def source_columns(project: Project, contract: Contract) -> dict[str, tuple[str, ...]]:
-    """The column names of each file source, from its head alone.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a source stands, without its rows."""
+
+    words: str
+    columns: tuple[str, ...] | None  # None: they are known only by reading it
+    is_there: bool = True
+
+
+def look_at_sources(project: Project, contract: Contract) -> dict[str, Look]:
+    """Whether each source can be reached: all at the same time, files by their head alone, with no second try.
 
     Raises:
-        SourceError: a file is missing or its head cannot be read.
+        SourceError: sources are missing or cannot be reached, and the contract does not go on without; all are named.
+        UsageError: a secret is not set, or an address cannot be used.
     """
+    results = run_together(
+        {name: partial(_look, project, name, source) for name, source in contract.data.sources.items()}
+    )
+    refused = {
+        name: result
+        for name, result in results.items()
+        if isinstance(result, ShipworthyError)
+        and (contract.data.sources[name].broken == "refuse" or isinstance(result, UsageError))
+    }
+    if refused:
+        kind = UsageError if any(isinstance(error, UsageError) for error in refused.values()) else SourceError
+        raise kind("\n".join(f"source {name}: {error}" for name, error in refused.items()))
+    return {
+        name: Look(f"{result} (broken: {contract.data.sources[name].broken})", None, False)
+        if isinstance(result, ShipworthyError)
+        else result
+        for name, result in results.items()
+    }
+
+
+def _look(project: Project, name: str, source: Source) -> Look:
+    if source.path is None:
+        from shipworthy.data.remote import look_at  # databases and stores, which most projects do not have
+
+        return Look(*look_at(name, source, os.environ, time.monotonic))
     from shipworthy.data.sources import read_columns  # the data engine is not needed to find a contract's problems
 
-    found: dict[str, tuple[str, ...]] = {}
-    for name, source in contract.data.sources.items():
-        if source.path is None:
-            continue
-        found[name] = read_columns(name, source, project.root)
-    return found
+    columns = read_columns(name, source, project.root)
+    return Look(f"{len(columns)} columns", columns)
 
 
 def _find_function(project: Project, entry: str, key: str) -> str:

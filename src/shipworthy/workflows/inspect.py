@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shipworthy.bundle.deployment import bundle_path
+from shipworthy.contract.types import Contract
 from shipworthy.kernel.errors import NotFoundError
+from shipworthy.ledger.events import format_time
 from shipworthy.ledger.lineage import Direction, Edge
 from shipworthy.ledger.store import Ledger
 from shipworthy.records.format import Record
@@ -76,9 +78,28 @@ def status(project: Project, ledger: Ledger) -> dict[str, Any]:
         ],
         "deployments": deployments,
         "rollouts": ledger.latest("rollout"),
+        "sources": _sources(contract, ledger),
         "open_alerts": sum(1 for alert in ledger.latest("alert") if alert["state"] == "open"),
         "next": f"{step} --project {project.root}",
     }
+
+
+def _sources(contract: Contract, ledger: Ledger) -> list[dict[str, Any]]:
+    """The latest word on each source of the contract that the ledger follows."""
+    known = {body["source"]: body for body in ledger.latest("source")}
+    return [
+        {
+            "source": name,
+            "state": known[name]["state"],
+            "read": None if known[name]["read_at"] is None else format_time(known[name]["read_at"]),
+            "rows": known[name]["rows"],
+            "digest": known[name]["digest"],
+            "policy": known[name].get("policy"),
+            "reason": known[name].get("reason"),
+        }
+        for name in contract.data.sources
+        if name in known
+    ]
 
 
 def lineage(project: Project, ledger: Ledger, name: str, directions: tuple[Direction, ...]) -> list[Trail]:
@@ -139,11 +160,11 @@ def _file_node(project: Project, ledger: Ledger, name: str) -> str | None:
     path = Path(name)
     if path.exists() and path.resolve().is_relative_to(project.root.resolve()):
         relative = str(path.resolve().relative_to(project.root.resolve()))
-    prefix = f"file:{relative}@"
+    prefixes = (f"file:{relative}@", f"url:{relative}@", f"source:{relative}@")
     newest = None
     for entry in ledger.events():
         for link in entry.body.get("links", ()):
-            if str(link["parent"]).startswith(prefix):
+            if str(link["parent"]).startswith(prefixes):
                 newest = str(link["parent"])
     return newest
 

@@ -53,6 +53,11 @@ class Project:
         return self.state / "tables"
 
     @property
+    def sources(self) -> Path:
+        """Rows of sources that are kept from one ingest to the next."""
+        return self.state / "sources"
+
+    @property
     def releases(self) -> Path:
         """Bundles of every release, under the digest of its statement."""
         return self.state / "releases"

@@ -7,18 +7,15 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from shipworthy.bundle.format import DeployedRelease
-from shipworthy.contract.types import Contract, Source
-from shipworthy.data.files import DELTA_LOG, digest_files
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.workflows.fingerprints import Fingerprints, code_files
 from shipworthy.workflows.keys import ensure_data_key
-from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts, hold_project, read_contract
 from shipworthy.workflows.shipping import Shipping, StageReport, Tell, environment_versions
+from shipworthy.workflows.sources import Gathered, gathering, settle
 from shipworthy.workflows.traffic import repair, set_traffic
 
 Outputs = dict[str, Any]
@@ -35,6 +32,7 @@ class ShipReport:
     deployment: dict[str, Any]
     stages: tuple[StageReport, ...]
     verdicts: tuple[dict[str, Any], ...]
+    broken: Mapping[str, Mapping[str, Any]]  # sources that could not be used as they are, and what stood in for them
 
     def to_json(self) -> dict[str, Any]:
         """The document that `ship --json` prints."""
@@ -46,6 +44,7 @@ class ShipReport:
             "deployment": self.deployment,
             "stages": [{"name": s.name, "reused": s.reused, "seconds": round(s.seconds, 3)} for s in self.stages],
             "verdicts": list(self.verdicts),
+            "broken_sources": {name: dict(found) for name, found in self.broken.items()},
         }
 
 
@@ -66,38 +65,40 @@ def ship(parts: Parts, environment: Mapping[str, str], tell: Tell) -> ShipReport
             parts = replace(parts, artefacts=parts.artefacts.sealing())
         shipping = Shipping(parts, contract, text, tell, environment, [])
         fingerprints = Fingerprints.load(project.state / "cache" / "digests.json", time.time_ns())
-        sources = source_digests(project, shipping.contract, fingerprints)
         code = {str(file.relative_to(project.root)): fingerprints.digest(file) for file in code_files(project.root)}
-        fingerprints.save()
-        return _ship(shipping, sources, code)
+        with gathering(shipping, fingerprints) as gathered:
+            fingerprints.save()
+            return _ship(shipping, gathered, code)
 
 
-def source_digests(project: Project, contract: Contract, fingerprints: Fingerprints) -> dict[str, str]:
-    """The digest of what each file source holds, by the source's name."""
-    return {
-        name: _source_digest(project.root / source.path, source, fingerprints)
-        for name, source in contract.data.sources.items()
-        if source.path is not None
-    }
+def take_snapshot(shipping: Shipping, gathered: Gathered, code: Mapping[str, str]) -> Outputs:
+    """The outputs of the ingest, done now or before; from then on what was read has been read.
 
-
-def _source_digest(path: Path, source: Source, fingerprints: Fingerprints) -> str:
-    if not (path / DELTA_LOG).is_dir():
-        return digest_files(path, fingerprints.digest)
-    from shipworthy.data.delta import delta_digest  # loaded for those who have such a table
-
-    return delta_digest(path, source.version)
-
-
-def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> ShipReport:
-    contract = shipping.contract
-    prepare = contract.data.prepare or ""
+    Args:
+        shipping: what is shipped.
+        gathered: its sources.
+        code: digest of each Python file of the project.
+    """
+    prepare = shipping.contract.data.prepare or ""
     prepared_by = {file: digest for file, digest in code.items() if prepare.startswith(f"{file}:")}
     ingested = shipping.stage(
         "ingest",
-        {"sources": sources, "code": prepared_by, "contract": shipping.sections("ingest")},
-        lambda: _ingest(shipping, sources),
+        {
+            "sources": gathered.digests,
+            "code": prepared_by,
+            "contract": shipping.sections("ingest"),
+            **({"broken": gathered.stand_ins} if gathered.broken else {}),
+        },
+        lambda: _ingest(shipping, gathered),
     )
+    settle(shipping, gathered, ingested.get("unread", ()))
+    return ingested
+
+
+def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipReport:
+    contract = shipping.contract
+    ingested = take_snapshot(shipping, gathered, code)
+    broken = {name: source.to_json() for name, source in gathered.broken.items()}
     python = contract.serving.python
     trained = shipping.stage(
         "train",
@@ -130,7 +131,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     if not judged["servable"]:
         return ShipReport(
             contract.system, ingested["snapshot"], trained["run"], None, {"state": "refused"},
-            tuple(shipping.stages), verdicts,
+            tuple(shipping.stages), verdicts, broken,
         )  # fmt: skip
     released = shipping.stage(
         "release",
@@ -144,7 +145,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     deployment = _deploy_if_new(shipping, released)
     return ShipReport(
         contract.system, ingested["snapshot"], trained["run"], released["release"], deployment,
-        tuple(shipping.stages), verdicts,
+        tuple(shipping.stages), verdicts, broken,
     )  # fmt: skip
 
 
@@ -184,10 +185,10 @@ def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str,
 # The stages' files load the engines of data, models and serving; with nothing new `ship` loads none of them.
 
 
-def _ingest(shipping: Shipping, sources: dict[str, str]) -> Outputs:
+def _ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     from shipworthy.workflows.stages.ingest import ingest
 
-    return ingest(shipping, sources)
+    return ingest(shipping, gathered)
 
 
 def _train(shipping: Shipping, ingested: Outputs, code: dict[str, str]) -> Outputs:

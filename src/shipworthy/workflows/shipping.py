@@ -93,11 +93,14 @@ class Shipping:
 def is_final(outputs: Mapping[str, Any]) -> bool:
     """Whether a stage's outputs would be the same again: a budget that was missed may have met a busy machine.
 
+    And for a source that could not be read, rows of another read may stand in by then.
+
     >>> is_final({"verdicts": [{"gate": "budget.p99", "outcome": "fail"}]})
     False
     """
     verdicts = outputs.get("verdicts", ())
-    return not any(verdict["gate"].startswith("budget.") and verdict["outcome"] == "fail" for verdict in verdicts)
+    missed = any(verdict["gate"].startswith("budget.") and verdict["outcome"] == "fail" for verdict in verdicts)
+    return not missed and not outputs.get("unread")
 
 
 def environment_versions() -> dict[str, str]:

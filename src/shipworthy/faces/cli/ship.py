@@ -85,6 +85,9 @@ def _ship(root: Path, tell: Any, wait: bool) -> ShipReport:
 
 
 def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment: dict[str, Any] | None = None) -> None:
+    for name, broken in report.broken.items():
+        instead = "it is done without" if broken["policy"] == "without" else f"rows of {broken['since']} are used"
+        face.say(f"[bold yellow]Source {escape(name)} is broken[/], {instead}: {escape(broken['reason'])}")
     if all(stage.reused for stage in report.stages):
         face.say(f"Nothing new: {report.release or 'no release'} stands. ({seconds:.1f} s)")
         if report.release:

@@ -38,11 +38,27 @@ def status(root: Path, face: Face) -> int:
         face.say(f"{environment}: {escape(serving) or 'nothing deployed'}")
     for rollout in found["rollouts"]:
         _say_rollout(face, rollout)
+    for source in found["sources"]:
+        _say_source(face, source)
     if found["open_alerts"]:
         count = found["open_alerts"]
         face.say(f"[bold red]{count} open alert{'s' if count > 1 else ''}[/]: shipworthy alerts")
     face.say(f"Next: {escape(found['next'])}")
     return 0
+
+
+def _say_source(face: Face, source: dict[str, Any]) -> None:
+    name, read = escape(source["source"]), source["read"]
+    rows = "" if source["rows"] is None else f"{source['rows']:,} rows, "
+    if source["state"] == "read":
+        face.say(f"source {name}: {rows}new content last read {read}")
+        return
+    instead = {
+        "refuse": "nothing is ingested",
+        "without": "done without",
+        "last_good": f"rows of {read} are used",
+    }[source["policy"]]
+    face.say(f"source {name}: [bold yellow]broken[/], {instead}. {escape(source['reason'])}")
 
 
 def _say_rollout(face: Face, rollout: dict[str, Any]) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import polars as pl
 
 from shipworthy.contract.types import Contract
-from shipworthy.data.dialect import number_columns
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
 from shipworthy.data.snapshot import take
-from shipworthy.data.sources import PLACES, SourceRead, read_source
+from shipworthy.data.sources import PLACES, SourceRead
 from shipworthy.data.validate import Validated, judge_batch, validate
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import DataError
@@ -20,21 +19,19 @@ from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
 from shipworthy.workflows.quarantine import keep_rows
 from shipworthy.workflows.shipping import Shipping
+from shipworthy.workflows.sources import Gathered, read_all
 from shipworthy.workflows.stages.folders import artefact_entry, put_json, work_folder
 from shipworthy.workflows.stages.rows import snapshot_node
 
 Outputs = dict[str, Any]
 
 
-def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
+def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     """Sources to a snapshot; rows that do not fit are kept in quarantine with their reasons."""
     parts, contract = shipping.parts, shipping.contract
     project = parts.project
-    reads = {}
-    numbers = number_columns(contract)
-    for name, source in contract.data.sources.items():
-        shipping.tell("ingest", f"reading {source.path or name}")
-        reads[name] = read_source(name, source, project.root, digest=sources.get(name), numbers=numbers)
+    reads, unread = read_all(shipping, gathered)
+    sources = gathered.digests
     with work_folder(parts, "prepare") as work:
         frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
     shipping.tell("ingest", f"checking {frame.height:,} rows")
@@ -66,12 +63,13 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "artefacts": {"profile": profile},
         "detail": _ingest_detail(snapshot.rows, validated),
     }
+    if gathered.broken:
+        outputs["broken"] = {name: broken.to_json() for name, broken in gathered.broken.items()}
+    if unread:
+        outputs["unread"] = unread
     links = [
-        {"parent": f"file:{_relative(file.path, project.root)}@{file.digest}", "relation": "ingested"}
-        for read in reads.values()
-        for file in read.files
+        {"parent": parent, "relation": "ingested", "child": snapshot_node(outputs)} for parent in gathered.origins()
     ]
-    links = [{**link, "child": snapshot_node(outputs)} for link in links]
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": profile})
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
