@@ -10,6 +10,7 @@ __all__ = [
     "prepare",
     "prepare_child",
     "quality",
+    "references",
     "requests",
     "snapshot",
     "sources",

@@ -1,13 +1,15 @@
 """`check`: contract, code and data are there and agree; seconds, for CI and editors. Changes nothing."""
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shipworthy.contract.expressions import did_you_mean
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
-from shipworthy.kernel.errors import SourceError, TrainingError
+from shipworthy.kernel.errors import DataError, SourceError, TrainingError
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def check(project: Project) -> CheckReport:
     columns = source_columns(project, contract)
     if contract.data.prepare is None:
         parse_contract(text, CONTRACT_FILE, columns={name for names in columns.values() for name in names})
+    _judge_keys(contract, columns)
     lines = [("contract", f"{contract.system}, {len(contract.features)} features, target {contract.target.column}")]
     lines += [(f"source {name}", f"{len(names)} columns") for name, names in columns.items()]
     lines.append(("training", _find_function(project, contract.training.entry, "training.entry")))
@@ -44,6 +47,15 @@ def check(project: Project) -> CheckReport:
         lines.append(("prepare", _find_function(project, contract.data.prepare, "data.prepare")))
     lines += [("leak", str(suspect)) for suspect in find_leaks(project, contract)]
     return CheckReport(contract.system, tuple(lines))
+
+
+def _judge_keys(contract: Contract, columns: Mapping[str, tuple[str, ...]]) -> None:
+    for number, rule in enumerate(contract.data.keys):
+        for key, place in (("from", rule.from_), ("to", rule.to)):
+            source, _, name = place.partition(".")
+            if source in columns and name not in columns[source]:
+                guess = did_you_mean(name, columns[source])
+                raise DataError(f"data.keys[{number}].{key}: {source} has no column {name!r}{guess}")
 
 
 def find_leaks(project: Project, contract: Contract) -> "list[Suspect]":

@@ -1,6 +1,7 @@
 """Ingest: sources to a snapshot; what does not fit goes to quarantine with its reasons."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 from shipworthy.contract.types import Contract
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
+from shipworthy.data.references import find_orphans, judge_orphans
 from shipworthy.data.snapshot import take
 from shipworthy.data.sources import SourceRead, read_source
 from shipworthy.data.validate import Validated, judge_batch, validate
@@ -32,19 +34,17 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
     for name, source in contract.data.sources.items():
         shipping.tell("ingest", f"reading {source.path or name}")
         reads[name] = read_source(name, source, project.root, digest=sources.get(name))
+    orphans = find_orphans(contract, {name: source.frame for name, source in reads.items()})
+    with _refusals_recorded(shipping, {"orphans": [found.to_json() for found in orphans]}):
+        judge_orphans(orphans)
     with work_folder(parts, "prepare") as work:
         frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
     shipping.tell("ingest", f"checking {frame.height:,} rows")
     validated = validate(contract, frame, malformed=_malformed(reads))
     quarantine = _keep_quarantined(project.quarantine, validated, sources, shipping.seals_with)
-    try:
-        judge_batch(contract, validated, now=parts.now())
-    except DataError as error:
-        kept = f" The rows and their reasons are in {quarantine}." if quarantine else ""
-        parts.ledger.append(
-            Event("data.refused", f"system:{contract.system}", parts.actor, {"reasons": validated.reasons}, parts.rule)
-        )
-        raise DataError(f"{error}.{kept}") from None
+    kept = f" The rows and their reasons are in {quarantine}." if quarantine else ""
+    with _refusals_recorded(shipping, {"reasons": validated.reasons}, kept):
+        judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
     snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
     profile = put_json(parts, profile_frame(validated.accepted.drop(_personal(contract))), "profile")
@@ -57,6 +57,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "reasons": dict(validated.reasons),
         "noted": dict(validated.noted),
         "formats": dict(validated.formats),
+        **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
         "artefacts": {"profile": profile},
@@ -79,6 +80,23 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
     }
     shipping.record(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
     return outputs
+
+
+@contextmanager
+def _refusals_recorded(shipping: Shipping, body: dict[str, Any], where: str = "") -> Iterator[None]:
+    """A refused batch is an event; what was accepted before stays the newest snapshot."""
+    try:
+        yield
+    except DataError as error:
+        parts = shipping.parts
+        parts.ledger.append(Event("data.refused", f"system:{shipping.contract.system}", parts.actor, body, parts.rule))
+        raise DataError(f"{error}.{where}") from None
+
+
+def _last_rows(shipping: Shipping) -> int | None:
+    """How many rows the newest snapshot of the system has; None if there is none."""
+    taken = [found for found in shipping.parts.ledger.snapshots() if found["system"] == shipping.contract.system]
+    return int(taken[-1]["rows"]) if taken else None
 
 
 def _personal(contract: Contract) -> list[str]:
