@@ -27,7 +27,18 @@ from shipworthy.workflows.project import Parts
 from shipworthy.workflows.verify import verify_everything
 
 MANIFEST = "backup.json"  # the last member: digest and size of all others
-STATE = ("live", "releases", "blobs", "tables", "records", "outcomes", "quarantine", "keys", "log")  # the log last
+STATE = (
+    "live",
+    "releases",
+    "blobs",
+    "tables",
+    "records",
+    "outcomes",
+    "quarantine",
+    "replayed",
+    "keys",
+    "log",
+)  # the log last
 BESIDE = ("*.sql", CONTRACT_FILE, ".gitignore")  # of the project's own folder, with its code
 SMALL_BYTES = 1 << 20  # up to here a file is read once, so that one that is replaced meanwhile is whole
 

@@ -83,9 +83,15 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     contract = shipping.contract
     prepare = contract.data.prepare or ""
     prepared_by = {file: digest for file, digest in code.items() if prepare.startswith(f"{file}:")}
+    replayed = [str(entry.body["digest"]) for entry in shipping.parts.ledger.events(verb="data.replayed")]
     ingested = shipping.stage(
         "ingest",
-        {"sources": sources, "code": prepared_by, "contract": shipping.sections("ingest")},
+        {
+            "sources": sources,
+            "code": prepared_by,
+            "contract": shipping.sections("ingest"),
+            **({"replayed": replayed} if replayed else {}),
+        },
         lambda: _ingest(shipping, sources),
     )
     python = contract.serving.python

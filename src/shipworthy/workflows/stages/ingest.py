@@ -8,9 +8,11 @@ from typing import Any
 import polars as pl
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.places import lines_of
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
 from shipworthy.data.references import find_orphans, judge_orphans
+from shipworthy.data.replay import join_replayed
 from shipworthy.data.snapshot import take
 from shipworthy.data.sources import SourceRead, read_source
 from shipworthy.data.validate import Validated, judge_batch, validate
@@ -19,6 +21,7 @@ from shipworthy.kernel.errors import DataError
 from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
 from shipworthy.workflows.quarantine import keep_rows
+from shipworthy.workflows.replay import node_of, replayed_digests, validated_replays
 from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.stages.folders import artefact_entry, put_json, work_folder
 from shipworthy.workflows.stages.rows import snapshot_node
@@ -41,7 +44,9 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
     shipping.tell("ingest", f"checking {frame.height:,} rows")
     validated = validate(contract, frame, malformed=_malformed(reads))
-    quarantine = _keep_quarantined(project.quarantine, validated, sources, shipping.seals_with)
+    validated, replayed = _with_replayed(shipping, validated)
+    placed = _placed(contract, reads, validated.quarantined)
+    quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
     kept = f" The rows and their reasons are in {quarantine}." if quarantine else ""
     with _refusals_recorded(shipping, {"reasons": validated.reasons}, kept):
         judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
@@ -57,11 +62,12 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "reasons": dict(validated.reasons),
         "noted": dict(validated.noted),
         "formats": dict(validated.formats),
+        **({"replayed": replayed} if replayed else {}),
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
         "artefacts": {"profile": profile},
-        "detail": _ingest_detail(snapshot.rows, validated),
+        "detail": _ingest_detail(snapshot.rows, validated, replayed.get("joined", 0)),
     }
     links = [
         {
@@ -70,6 +76,10 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
             "child": snapshot_node(outputs),
         }
         for name, digest in sources.items()
+    ]
+    links += [
+        {"parent": node_of(digest), "relation": "ingested", "child": snapshot_node(outputs)}
+        for digest in replayed.get("digests", ())
     ]
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": profile})
     body = {
@@ -93,6 +103,21 @@ def _refusals_recorded(shipping: Shipping, body: dict[str, Any], where: str = ""
         raise DataError(f"{error}.{where}") from None
 
 
+def _with_replayed(shipping: Shipping, validated: Validated) -> tuple[Validated, dict[str, Any]]:
+    """The sources' rows with those that people fixed and the sources lack, and what became of these."""
+    parts, contract = shipping.parts, shipping.contract
+    found = validated_replays(parts.project, parts.ledger, contract, shipping.seals_with)
+    if found is None:
+        return validated, {}
+    joined, known = join_replayed(contract, validated, found.accepted)
+    return joined, {
+        "digests": replayed_digests(parts.ledger),
+        "joined": found.accepted.height - known,
+        "known": known,  # in the sources by now
+        "refused": found.quarantined.height,  # by a contract that was changed
+    }
+
+
 def _last_rows(shipping: Shipping) -> int | None:
     """How many rows the newest snapshot of the system has; None if there is none."""
     taken = [found for found in shipping.parts.ledger.snapshots() if found["system"] == shipping.contract.system]
@@ -109,18 +134,30 @@ def _malformed(reads: Mapping[str, SourceRead]) -> pl.DataFrame | None:
     return pl.concat(found) if found else None
 
 
-def _keep_quarantined(
-    folder: Path, validated: Validated, sources: Mapping[str, str], vault: Vault | None
-) -> Path | None:
+def _placed(contract: Contract, reads: Mapping[str, SourceRead], rows: pl.DataFrame) -> pl.DataFrame:
+    """Quarantined rows with file and line, where a row of the table is one of a single text file."""
+    if contract.data.prepare is not None or len(reads) != 1 or not rows.height or "line" in rows.columns:
+        return rows
+    read, number = next(iter(reads.values())), rows.columns[0]
+    known = rows[number].drop_nulls()
+    lines = lines_of(read, known.to_list())
+    if lines is None:
+        return rows
+    column = pl.Series("line", lines + [None] * (rows.height - len(known)), dtype=pl.Int64)  # malformed ones come last
+    return rows.insert_column(1, column)
+
+
+def _keep_quarantined(folder: Path, rows: pl.DataFrame, sources: Mapping[str, str], vault: Vault | None) -> Path | None:
     """Write the rows that were not accepted as CSV, under the digest of what was read."""
-    if not validated.quarantined.height:
+    if not rows.height:
         return None
-    lists = [name for name, kind in validated.quarantined.schema.items() if kind == pl.List(pl.String)]
-    flat = validated.quarantined.with_columns(pl.col(name).list.join("; ") for name in lists)
+    lists = [name for name, kind in rows.schema.items() if kind == pl.List(pl.String)]
+    flat = rows.with_columns(pl.col(name).list.join("; ") for name in lists)
     return keep_rows(folder, digest_json(dict(sources))[7:19], flat, vault)
 
 
-def _ingest_detail(rows: int, validated: Validated) -> str:
-    words = f"{rows:,} rows accepted, {validated.quarantined.height:,} quarantined"
+def _ingest_detail(rows: int, validated: Validated, replayed: int) -> str:
+    fixed = f" ({replayed:,} of them replayed)" if replayed else ""
+    words = f"{rows:,} rows accepted{fixed}, {validated.quarantined.height:,} quarantined"
     top = sorted(validated.reasons.items(), key=lambda item: -item[1])[:2]
     return f"{words} ({'; '.join(f'{reason}: {count:,}' for reason, count in top)})" if top else words
