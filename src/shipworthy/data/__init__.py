@@ -2,10 +2,13 @@
 
 __all__ = [
     "columns",
+    "contamination",
     "databases",
     "datetimes",
+    "findings",
     "infer",
     "leaks",
+    "noise",
     "novelty",
     "places",
     "prepare",

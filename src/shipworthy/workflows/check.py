@@ -13,7 +13,12 @@ from shipworthy.kernel.errors import DataError, SourceError, TrainingError
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
 
 if TYPE_CHECKING:
-    from shipworthy.data.leaks import Suspect
+    from shipworthy.data.findings import Finding
+
+
+QUESTIONS = ("leak", "constant", "duplicate", "sentinel", "proxy", "contamination", "label noise")  # kinds of findings
+
+LOOKED_AT = 100_000  # rows at most, for a second's worth of questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ def check(project: Project) -> CheckReport:
     lines.append(("training", _find_function(project, contract.training.entry, "training.entry")))
     if contract.data.prepare and ".py:" in contract.data.prepare:
         lines.append(("prepare", _find_function(project, contract.data.prepare, "data.prepare")))
-    lines += [("leak", str(suspect)) for suspect in find_leaks(project, contract)]
+    lines += [(found.kind, found.words) for found in find_questions(project, contract)]
     return CheckReport(contract.system, tuple(lines))
 
 
@@ -58,24 +63,30 @@ def _judge_keys(contract: Contract, columns: Mapping[str, tuple[str, ...]]) -> N
                 raise DataError(f"data.keys[{number}].{key}: {source} has no column {name!r}{guess}")
 
 
-def find_leaks(project: Project, contract: Contract) -> "list[Suspect]":
-    """The features of a contract that know too much of its classes.
+def find_questions(project: Project, contract: Contract) -> "list[Finding]":
+    """What a person should be asked about the rows of a contract.
 
     Only a single file that is used as it stands is looked at: what `data.prepare` makes is known only by running it.
 
     Raises:
         SourceError: the file cannot be read.
     """
-    from shipworthy.data.leaks import find_suspects  # as below
+    from shipworthy.data.findings import find_all  # as below
     from shipworthy.data.sources import read_source
+    from shipworthy.data.split import split
+    from shipworthy.data.validate import validate
 
     sources = [(name, source) for name, source in contract.data.sources.items() if source.path is not None]
-    if contract.data.prepare is not None or len(sources) != 1 or contract.target.type == "regression":
+    if contract.data.prepare is not None or len(sources) != 1:
         return []
-    frame = read_source(*sources[0], project.root).frame
-    return find_suspects(
-        frame, {name: feature.type for name, feature in contract.features.items()}, contract.target.column
-    )
+    try:
+        frame = read_source(*sources[0], project.root).frame
+        frame = frame.gather_every(max(1, -(-frame.height // LOOKED_AT)))
+        accepted = validate(contract, frame).accepted
+        places = split(contract, accepted, contract.training.seed) if accepted.height else None
+    except DataError:  # a batch that `ship` refuses, and says why
+        return []
+    return find_all(contract, accepted, places)
 
 
 def source_columns(project: Project, contract: Contract) -> dict[str, tuple[str, ...]]:

@@ -12,8 +12,8 @@ import polars as pl
 
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
+from shipworthy.data.findings import find_all
 from shipworthy.data.infer import Inference, infer
-from shipworthy.data.leaks import find_suspects
 from shipworthy.data.sources import SourceRead, identifier, read_file
 from shipworthy.data.split import split
 from shipworthy.data.validate import Validated, judge_batch, validate
@@ -112,16 +112,14 @@ def init(
         reasons=validated.reasons,
         written=written,
         kept=kept,
-        review=(*_suspects(inference, frame), *inference.review, *notes),
+        review=(*_questions(_parsed(draft, inference, frame), validated), *inference.review, *notes),
     )
 
 
-def _suspects(inference: Inference, frame: pl.DataFrame) -> list[str]:
-    """Features that know too much, as questions; a target of numbers is not judged."""
-    if inference.task == "regression":
-        return []
-    kinds = {guess.name: guess.kind for guess in inference.placed("feature")}
-    return [str(suspect) for suspect in find_suspects(frame, kinds, inference.target)]
+def _questions(contract: Contract, validated: Validated) -> list[str]:
+    """What a person should be asked about the rows; codes among numbers are in the inference's own review."""
+    places = split(contract, validated.accepted, contract.training.seed)
+    return [found.words for found in find_all(contract, validated.accepted, places) if found.kind != "sentinel"]
 
 
 # --- reading

@@ -33,6 +33,7 @@ class ShipReport:
     deployment: dict[str, Any]
     stages: tuple[StageReport, ...]
     verdicts: tuple[dict[str, Any], ...]
+    findings: tuple[dict[str, Any], ...] = ()  # questions about the data
 
     def to_json(self) -> dict[str, Any]:
         """The document that `ship --json` prints."""
@@ -44,6 +45,7 @@ class ShipReport:
             "deployment": self.deployment,
             "stages": [{"name": s.name, "reused": s.reused, "seconds": round(s.seconds, 3)} for s in self.stages],
             "verdicts": list(self.verdicts),
+            "findings": list(self.findings),
         }
 
 
@@ -122,11 +124,11 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
         },
         lambda: _judge(shipping, ingested, trained, built, champion),
     )
-    verdicts = tuple(judged["verdicts"])
+    verdicts, findings = tuple(judged["verdicts"]), tuple(ingested.get("findings", ()))
     if not judged["servable"]:
         return ShipReport(
             contract.system, ingested["snapshot"], trained["run"], None, {"state": "refused"},
-            tuple(shipping.stages), verdicts,
+            tuple(shipping.stages), verdicts, findings,
         )  # fmt: skip
     released = shipping.stage(
         "release",
@@ -140,7 +142,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     deployment = _deploy_if_new(shipping, released)
     return ShipReport(
         contract.system, ingested["snapshot"], trained["run"], released["release"], deployment,
-        tuple(shipping.stages), verdicts,
+        tuple(shipping.stages), verdicts, findings,
     )  # fmt: skip
 
 

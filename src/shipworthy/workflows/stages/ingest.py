@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.findings import find_all
 from shipworthy.data.places import lines_of
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
@@ -15,6 +16,7 @@ from shipworthy.data.references import find_orphans, judge_orphans
 from shipworthy.data.replay import join_replayed
 from shipworthy.data.snapshot import take
 from shipworthy.data.sources import SourceRead, read_source
+from shipworthy.data.split import Split, split
 from shipworthy.data.validate import Validated, judge_batch, validate
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import DataError
@@ -52,6 +54,8 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
     snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
+    shipping.tell("ingest", "looking for what a person should be asked")
+    findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
     profile = put_json(parts, profile_frame(validated.accepted.drop(_personal(contract))), "profile")
     outputs: Outputs = {
         "snapshot": snapshot.digest,
@@ -62,6 +66,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "reasons": dict(validated.reasons),
         "noted": dict(validated.noted),
         "formats": dict(validated.formats),
+        "findings": findings,
         **({"replayed": replayed} if replayed else {}),
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
@@ -122,6 +127,14 @@ def _last_rows(shipping: Shipping) -> int | None:
     """How many rows the newest snapshot of the system has; None if there is none."""
     taken = [found for found in shipping.parts.ledger.snapshots() if found["system"] == shipping.contract.system]
     return int(taken[-1]["rows"]) if taken else None
+
+
+def _places(contract: Contract, validated: Validated) -> Split | None:
+    """How the rows will be parted; None where they cannot be, which the training says."""
+    try:
+        return split(contract, validated.accepted, contract.training.seed)
+    except DataError:
+        return None
 
 
 def _personal(contract: Contract) -> list[str]:
