@@ -247,3 +247,62 @@ def test_a_regression_is_held_to_its_range(make_regression: Any) -> None:
     found = validate(contract, pl.DataFrame({"income": ["1", "2", "3"], "repaid": ["1.5", "11", "x"]}))
     assert found.accepted["repaid"].to_list() == [1.5]
     assert reasons_by_row(found) == {2: "repaid: outside [0, 10]", 3: "repaid: not a number"}
+
+
+def test_a_text_that_is_not_of_the_pattern_is_quarantined_and_an_absent_one_is_absent(make: Any) -> None:
+    contract = make(
+        features={"income": {"type": "float"}, "plate": {"type": "text", "pattern": "N[0-9]+", "missing": "allow"}}
+    )
+    frame = pl.DataFrame({"income": ["1"] * 4, "plate": ["N17", " N17", None, "N17x"], "repaid": ["0", "1"] * 2})
+    found = validate(contract, frame)
+    assert reasons_by_row(found) == dict.fromkeys((2, 4), "plate: not of the pattern N[0-9]+")
+    assert found.examples["plate: not of the pattern N[0-9]+"] == "row 2: ' N17'"
+
+
+def test_the_first_acceptable_row_of_a_unique_value_or_of_columns_together_is_kept(make: Any) -> None:
+    contract = make(
+        data={"sources": {"a": {"path": "a.csv"}}, "unique": [["flight", "day"]]},
+        context={
+            "id": {"role": "key", "type": "text"},
+            "mail": {"role": "slice", "type": "text", "unique": True},
+            "flight": {"role": "slice", "type": "text"},
+            "day": {"role": "slice", "type": "int"},
+        },
+    )
+    rows = [
+        ("a", "x", "LX1", "1", "1"),
+        ("a", "y", "LX1", "2", "1"),  # key of row 1
+        ("b", "y", "LX1", "3", "1"),  # its mail is that of a row that is not accepted
+        ("c", "y", "LX2", "1", "1"),  # mail of row 3
+        ("d", None, "LX1", "1", "1"),  # flight and day of row 1
+        ("e", None, "LX1", None, "1"),  # a missing part names nothing
+        ("f", None, "LX1", None, "1"),
+        ("g", "x", "LX9", "9", "-1"),  # is not accepted anyway
+    ]
+    frame = pl.DataFrame(rows, schema=["id", "mail", "flight", "day", "income"], orient="row")
+    found = validate(contract, frame.with_columns(repaid=pl.Series(["0", "1"] * 4)))
+    assert reasons_by_row(found) == {
+        2: "id: duplicate key",
+        4: "mail: duplicate value",
+        5: "flight, day: duplicate key",
+        8: "income: outside [0, 1000]",
+    }
+    assert found.accepted["id"].to_list() == ["a", "b", "e", "f"]
+
+
+def test_the_volume_limits_hold(make: Any) -> None:
+    def accepting(**accept: Any) -> Any:
+        return make(data={"sources": {"a": {"path": "a.csv"}}, "accept": accept})
+
+    frame, growth = pl.DataFrame(GOOD), {"at_least": "50%", "at_most": "200%"}
+    few = accepting(rows={"at_most": 3})
+    assert "4 of 4 rows are accepted, data.accept.rows allows 3" in refusal(few, frame)
+    grown = accepting(growth=growth)
+    for last in (None, 0, 2, 8):
+        judge_batch(grown, validate(grown, frame), now=0.0, last_rows=last)
+    for last, words in (
+        (1, "4 times the last snapshot's 1; data.accept.growth allows 2 times as many"),
+        (9, "0.4444 times the last snapshot's 9; data.accept.growth asks for 0.5 times as many"),
+    ):
+        with pytest.raises(DataError, match=words):
+            judge_batch(grown, validate(grown, frame), now=0.0, last_rows=last)

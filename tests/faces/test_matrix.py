@@ -142,6 +142,8 @@ WORDS: dict[str, tuple[str, ...]] = {  # what each verb needs to come as far as 
     "consume": ("in", "--answers", "out", "--url", "amqp://127.0.0.1:1"),
     "up": ("--port", "0", "--control-port", "0"),
     "control": (),
+    "data quarantine": (),
+    "data replay": ("nothing.csv",),
     "records compact": (),
     "status": (),
     "quality": (),

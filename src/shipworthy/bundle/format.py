@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 ONNX = "model.onnx"
 DOCUMENTS = ("schema.json", "policy.json", "baselines.json")
@@ -71,6 +72,7 @@ class FeatureField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     values: tuple[str, ...] | None = None  # a category's; the model sees the index as float32
     unknown: Literal["reject", "missing", "review"] = "reject"
     missing: Literal["reject", "allow"] = "reject"
+    pattern: str | UnsetType = UNSET  # that a whole text must match; not written where there is none
     zone: str | None = None  # of a datetime: where a text without offset is, and parts are read; None is UTC
 
 
@@ -84,6 +86,7 @@ class ContextField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     high: float | None = None
     values: tuple[str, ...] | None = None
     required: bool = False
+    pattern: str | UnsetType = UNSET  # as of a feature
     zone: str | None = None  # as of a feature
 
 

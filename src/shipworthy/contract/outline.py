@@ -15,6 +15,7 @@ from shipworthy.contract.quantities import (
     format_share,
     format_size,
     parse_duration,
+    parse_multiple,
     parse_share,
     parse_size,
 )
@@ -75,6 +76,7 @@ def inner(annotation: Any, key: str | int) -> Any:
 _FORMATS: dict[Any, Callable[[Any], str]] = {
     parse_duration: format_duration,
     parse_share: format_share,
+    parse_multiple: format_share,
     parse_size: format_size,
 }
 

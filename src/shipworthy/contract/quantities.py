@@ -40,6 +40,18 @@ def parse_share(text: Any) -> float:
     return float(found[1]) / 100
 
 
+def parse_multiple(text: Any) -> float:
+    """Factor of a percentage such as `200%`, which may be more than all; above 0.
+
+    >>> parse_multiple("200%")
+    2.0
+    """
+    found = _SHARE.fullmatch(text) if isinstance(text, str) else None
+    if found is None or not 0 < float(found[1]) <= 1_000_000:
+        raise ValueError("expected a percentage above 0% with its percent sign, such as 200%")
+    return float(found[1]) / 100
+
+
 def parse_size(text: Any) -> int:
     """Bytes of a size such as `200MB`, with decimal prefixes; above 0.
 
@@ -120,6 +132,7 @@ def _text_schema(pattern: re.Pattern[str], description: str, example: str) -> Wi
 
 Duration = Annotated[float, BeforeValidator(parse_duration), _text_schema(_DURATION, "duration with unit", "200ms")]
 Share = Annotated[float, BeforeValidator(parse_share), _text_schema(_SHARE, "share in percent", "2%")]
+Multiple = Annotated[float, BeforeValidator(parse_multiple), _text_schema(_SHARE, "multiple in percent", "200%")]
 Size = Annotated[int, BeforeValidator(parse_size), _text_schema(_SIZE, "size in bytes with unit", "200MB")]
 Sum = Annotated[
     Money,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, did_you_mean, parse_expression
 from shipworthy.contract.nodes import Path
+from shipworthy.contract.patterns import Pattern
 from shipworthy.contract.quantities import format_size
 from shipworthy.contract.types import (
     LOSSES,
@@ -158,6 +159,7 @@ def _check_columns(draft: Draft, report: Report) -> None:
             report((*path, "unit"), f"a unit is for float and int, not for {column.type}; remove it")
         _check_values(column, path, report)
         _check_zone(column, path, report)
+        _check_pattern(column, path, report)
     for name, derived in draft.derived.items():
         _check_range(derived.range, ("derived", name, "range"), report, whole=derived.type == "int")
         if derived.type == "bool" and derived.range is not None:
@@ -205,6 +207,18 @@ def _check_zone(column: Column, path: Path, report: Report) -> None:
     known = zoneinfo.available_timezones()
     if known and column.zone not in known:
         report((*path, "zone"), f"no IANA time zone is called {column.zone!r}{did_you_mean(column.zone, known)}")
+
+
+def _check_pattern(column: Column, path: Path, report: Report) -> None:
+    if column.pattern is None:
+        return
+    if column.type != "text":
+        report((*path, "pattern"), f"a pattern is for text, not for {column.type}; change the type or remove it")
+        return
+    try:
+        Pattern(column.pattern)
+    except ExpressionError as error:
+        report((*path, "pattern"), str(error), offset=error.position - 1)
 
 
 def _check_features(draft: Draft, report: Report) -> None:
@@ -340,10 +354,47 @@ def _check_data(draft: Draft, report: Report) -> None:
         report(("data", "prepare"), f"expected file.py:function or a SQL text (select …), not {prepare[:60]!r}")
     elif prepare is not None and _ENTRY.fullmatch(prepare):
         _check_inside(prepare, ("data", "prepare"), report)
+    _check_keys(draft.data, report)
+    _check_together(draft, report)
+    _check_volume(draft.data, report)
     if draft.data.accept.age is not None and draft.is_sound("context") and not draft.with_role("time"):
         report(
             ("data", "accept", "age"), "the age of the newest row needs a context column with role: time", at_key=True
         )
+
+
+def _check_keys(data: Data, report: Report) -> None:
+    for number, rule in enumerate(data.keys):
+        for key, named in (("from", rule.from_), ("to", rule.to)):
+            source = named.partition(".")[0]
+            if source not in data.sources:
+                guess = did_you_mean(source, data.sources)
+                report(("data", "keys", number, key), f"no source is called {source!r}{guess}")
+        if rule.from_ == rule.to:
+            report(("data", "keys", number, "to"), f"{rule.to} always is in itself; name the column of another table")
+
+
+def _check_together(draft: Draft, report: Report) -> None:
+    if draft.data is None or not (draft.is_sound("features") and draft.is_sound("context")):
+        return
+    known = [*draft.features, *draft.context, *([draft.target.column] if draft.target else [])]
+    for number, columns in enumerate(draft.data.unique):
+        for place, name in enumerate(columns):
+            if name not in known and draft.is_sound("target"):
+                guess = did_you_mean(name, known)
+                report(("data", "unique", number, place), f"no feature or context column is called {name!r}{guess}")
+        _check_unique(columns, ("data", "unique", number), report)
+
+
+def _check_volume(data: Data, report: Report) -> None:
+    for name, limits in (("rows", data.accept.rows), ("growth", data.accept.growth)):
+        path = ("data", "accept", name)
+        if limits is None:
+            continue
+        if limits.at_least is None and limits.at_most is None:
+            report(path, f"{name} takes at_least, at_most or both", at_key=True)
+        elif limits.at_least is not None and limits.at_most is not None and limits.at_least > limits.at_most:
+            report((*path, "at_most"), "at_most is below at_least; no batch can be both")
 
 
 def _check_source(source: Source, path: Path, report: Report) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from shipworthy.contract.quantities import Duration, Share, Size, Sum
+from shipworthy.contract.quantities import Duration, Multiple, Share, Size, Sum
 
 VERSION = 1
 RESERVED = ("privacy", "retention", "behaviour", "intended_use", "assumptions", "limits", "export")
@@ -18,6 +18,7 @@ SystemName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1)]
 Entry = Annotated[str, Field(pattern=r"^[\w./-]+\.py:[A-Za-z_]\w*$")]
 PythonFile = Annotated[str, Field(pattern=r"^[\w./-]+\.py$")]
+_SOURCE_COLUMN = r"^[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*$"
 Probability = Annotated[float, Field(ge=0, le=1)]
 WebAddress = Annotated[str, Field(pattern=r"^(https?://|\$\{[A-Za-z_][A-Za-z0-9_]*\})\S*$", max_length=2048)]
 Secret = Annotated[str, Field(pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")]
@@ -51,6 +52,11 @@ METRICS: dict[Task, tuple[Metric, ...]] = {
 LOSSES: frozenset[str] = frozenset({"log_loss", "brier", "mae", "rmse"})  # lower is better
 
 
+def _is_absent(value: Any) -> bool:
+    """Whether a key of later versions is not used: it then leaves the digest of a contract as it was."""
+    return value in (None, False, ())
+
+
 class Section(BaseModel):
     """A part of the contract: frozen, strict, and no unknown key."""
 
@@ -69,6 +75,13 @@ class AtLeastRows(Section):
     at_least: Annotated[int, Field(ge=1)] = Field(description="the smallest number of rows")
 
 
+class Growth(Section):
+    """How many rows a batch may have beside the last snapshot."""
+
+    at_least: Multiple | None = Field(None, description="of the last snapshot's rows, at least so many")
+    at_most: Multiple | None = Field(None, description="of the last snapshot's rows, at most so many")
+
+
 class MaxAge(Section):
     """How old the newest row may be."""
 
@@ -79,7 +92,9 @@ class RowLimits(Section):
     """Limits on a number of rows."""
 
     at_least: Annotated[int, Field(ge=1)] | None = Field(None, description="the smallest number of rows")
-    at_most: Annotated[int, Field(ge=1)] | None = Field(None, description="the largest number of rows")
+    at_most: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="the largest number of rows", exclude_if=_is_absent
+    )
 
 
 class MaxSize(Section):
@@ -164,9 +179,26 @@ class Source(Section):
 class Accept(Section):
     """When a batch as a whole is good enough to become a snapshot."""
 
-    rows: AtLeastRows | None = Field(None, description="how many accepted rows a batch needs")
+    rows: RowLimits | None = Field(None, description="how many accepted rows a batch needs, and may have")
+    growth: Growth | None = Field(
+        None,
+        description="how many accepted rows it may have beside the last snapshot, where there is one",
+        exclude_if=_is_absent,
+    )
     quarantined: AtMost | None = Field(None, description="share of rows that may break a rule")
     age: MaxAge | None = Field(None, description="how old the newest row may be, by the time column")
+
+
+class KeyRule(Section):
+    """Rows of one source that name a row of another."""
+
+    from_: Annotated[str, Field(alias="from", pattern=_SOURCE_COLUMN)] = Field(
+        description="`source.column` whose values must be there; a missing one names nothing"
+    )
+    to: Annotated[str, Field(pattern=_SOURCE_COLUMN)] = Field(description="`source.column` in which they must be")
+    failing: AtMost = Field(
+        AtMost.model_construct(at_most=0.0), description="share of the rows with a value that may be orphans"
+    )
 
 
 class Data(Section):
@@ -175,6 +207,14 @@ class Data(Section):
     sources: Annotated[dict[Name, Source], Field(min_length=1)] = Field(description="name to source")
     prepare: Text | None = Field(
         None, description="makes one frame of the sources: `file.py:function` (polars frames in, one out) or a SQL text"
+    )
+    keys: tuple[KeyRule, ...] = Field(
+        (), description="what must hold between sources, before they are prepared", exclude_if=_is_absent
+    )
+    unique: tuple[Annotated[tuple[Name, ...], Field(min_length=2)], ...] = Field(
+        (),
+        description="lists of columns that together name a row: `[[flight, day]]`; later rows are quarantined",
+        exclude_if=_is_absent,
     )
     accept: Accept = Field(Accept(), description="what a batch must satisfy")
 
@@ -187,6 +227,16 @@ class Column(Section):
     range: Bounds | None = Field(None, description="lowest and highest value, both allowed; of a number")
     values: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="the values of a category, as quoted text"
+    )
+    pattern: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        None,
+        description="regular expression that a whole text must match; [how it is written](data.md#patterns)",
+        exclude_if=_is_absent,
+    )
+    unique: bool = Field(
+        False,
+        description="whether each value stands in one row of the data; later rows are quarantined",
+        exclude_if=_is_absent,
     )
     zone: Text | None = Field(None, description="IANA time zone of a datetime that is written without one")
     personal: bool = Field(False, description="whether it is personal data")

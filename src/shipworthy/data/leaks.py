@@ -5,14 +5,18 @@ class, although by the other columns at least four times as many would not be, a
 Columns that stand out so in themselves are kept from the model that speaks for the others, so that two copies of one
 leak do not excuse each other.
 
-What it cannot find: a leak that is only strong, not certain, or one that is a smooth number. No rule over the data
-alone can tell it from an honest column, nor an honest code that decides alone from a leak; a person who knows when each
-column is filled can. So these are questions, and nothing is left out. Targets that are numbers are not judged here.
+Of a target that is a number: a column tells nearly all of its variance although the other columns leave ten times as
+much open; or the target is one number wherever the column is missing, or known, and the other columns do not tell so.
+
+What it cannot find: a leak that is only strong, not certain, or, of classes, one that is a smooth number. No rule over
+the data alone can tell it from an honest column, nor an honest code that decides alone from a leak; a person who knows
+when each column is filled can. So these are questions, and nothing is left out.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,6 +32,9 @@ MOST_VALUES = 50  # of a column, the most frequent ones
 DOUBT_LEFT = 0.25  # of what the other columns leave in doubt
 CERTAIN = 0.9  # share of a group's rows that are of its class
 CHANCE = 0.01  # that any of the groups looked at is so certain by chance
+TOLD = 0.9  # share of a number's variance
+LEFT_OPEN = 0.1  # of what the other columns leave open
+BINS = 50  # of equal size, in which a column tells a number
 FOLDS = 5
 SEED = 7
 _MODEL = {
@@ -58,6 +65,26 @@ class Suspect:
             f"{self.column}: known only afterwards? Where it {self.group} ({self.rows:,} rows), {most} are of class "
             f'"{self.label}", though by the other columns about {self.expected:,.0f} would not be; leave it out unless '
             "it is known when the question is asked"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Teller:
+    """A column that tells a number too well."""
+
+    column: str
+    told: float  # share of the target's variance, 0 to 1
+    others: float  # share that all other columns tell
+    where: str = ""  # only there, such as `is missing`
+
+    def __str__(self) -> str:
+        """A question for a person."""
+        if self.where:
+            found = f"Where it {self.where}, the target is one number, which the other columns do not tell"
+        else:
+            found = f"It tells {self.told:.1%} of the target's variance, all other columns {self.others:.1%}"
+        return (
+            f"{self.column}: known only afterwards? {found}; leave it out unless it is known when the question is asked"
         )
 
 
@@ -92,8 +119,8 @@ def find_suspects(frame: pl.DataFrame, kinds: Mapping[str, Kind], target: str) -
     honest = [name for name in looked if name not in named]
     if not candidates or not honest:
         return []
-    matrix = np.column_stack([_numbers(columns[name]) for name in honest])
-    probabilities = _out_of_fold(matrix, truth, len(labels))
+    matrix = np.column_stack([numbers(columns[name]) for name in honest])
+    probabilities = out_of_fold(matrix, truth, len(labels))
     found: dict[str, Suspect] = {}
     for group in candidates:
         expected = float((1 - probabilities[group.rows, group.label]).sum())
@@ -103,6 +130,61 @@ def find_suspects(frame: pl.DataFrame, kinds: Mapping[str, Kind], target: str) -
             if group.column not in found or _surprise(suspect) > _surprise(found[group.column]):
                 found[group.column] = suspect
     return sorted(found.values(), key=_surprise, reverse=True)
+
+
+def find_tellers(frame: pl.DataFrame, kinds: Mapping[str, Kind], target: str) -> list[Teller]:
+    """The columns that tell a target of numbers too well, the best first; the same ones each time.
+
+    Args:
+        frame: as it was read; rows without a truth are passed over.
+        kinds: the features and what each holds; texts and datetimes are passed over.
+        target: the column of numbers.
+    """
+    known = frame.filter(_read(frame, target, "float").is_not_null())
+    known = known.gather_every(max(1, known.height // SAMPLE_ROWS))
+    looked = [name for name, kind in kinds.items() if kind in ("float", "int", "bool", "category")]
+    truth = _read(known, target, "float").to_numpy() if known.height else np.zeros(0)
+    if known.height < LEAST_ROWS or len(looked) < 2 or not truth.var() > 0:
+        return []
+    columns = {name: _read(known, name, kinds[name]) for name in looked}
+    told = {name: _told(series, truth) for name, series in columns.items()}
+    gaps = {name: gap for name, series in columns.items() if (gap := _gap(series, truth)) is not None}
+    candidates = [name for name in looked if told[name] >= TOLD or name in gaps]
+    honest = [name for name in looked if name not in candidates]
+    if not candidates or not honest:
+        return []
+    guesses = out_of_fold(np.column_stack([numbers(columns[name]) for name in honest]), truth)[:, 0]
+    errors = (truth - guesses) ** 2
+    others = 1 - float(errors.mean() / truth.var())
+    found = []
+    for name in candidates:
+        if told[name] >= TOLD and 1 - told[name] <= LEFT_OPEN * (1 - others):
+            found.append(Teller(name, told[name], max(others, 0.0)))
+        elif name in gaps and errors[gaps[name][1]].mean() >= LEFT_OPEN * truth.var():
+            found.append(Teller(name, told[name], max(others, 0.0), gaps[name][0]))
+    return sorted(found, key=lambda teller: -teller.told)
+
+
+def _told(series: pl.Series, truth: Floats) -> float:
+    """The share of the truth's variance between groups of the column: its values, or bins of equal size."""
+    values = numbers(series)
+    filled = np.where(np.isnan(values), np.inf, values)
+    if len(np.unique(filled)) > BINS:
+        filled = np.searchsorted(
+            np.unique(np.quantile(filled, np.linspace(0, 1, BINS + 1)[1:-1], method="lower")), filled
+        )
+    _, codes, counts = np.unique(filled, return_inverse=True, return_counts=True)
+    means = np.bincount(codes, weights=truth) / counts
+    return float(1 - ((truth - means[codes]) ** 2).sum() / (len(truth) - len(counts)) / truth.var())
+
+
+def _gap(series: pl.Series, truth: Floats) -> tuple[str, NDArray[np.bool_]] | None:
+    """Where the column is missing, or known, and all truths there are one number, which is not so elsewhere."""
+    missing = series.is_null().to_numpy()
+    for words, rows in (("is missing", missing), ("is known", ~missing)):
+        if GROUP_ROWS <= rows.sum() < len(rows) and np.ptp(truth[rows]) == 0:
+            return words, rows
+    return None
 
 
 def _surprise(suspect: Suspect) -> float:
@@ -174,23 +256,27 @@ def _truth(frame: pl.DataFrame, target: str) -> tuple[list[str], Codes]:
     return labels, codes.to_numpy()
 
 
-def _numbers(series: pl.Series) -> Floats:
+def numbers(series: pl.Series) -> Floats:
+    """A column as a model sees it: a label is its place among the sorted ones, missing is NaN."""
     if series.dtype == pl.String:
         labels = series.drop_nulls().unique().sort().to_list()
         series = series.replace_strict(labels, list(range(len(labels))), default=None, return_dtype=pl.Float64)
     return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _out_of_fold(matrix: Floats, truth: Codes, classes: int) -> Floats:
-    """Probabilities of each row by models that did not see it."""
+def out_of_fold(matrix: Floats, truth: NDArray[Any], classes: int = 0, rounds: int = ROUNDS) -> Floats:
+    """What models say of rows that they did not see: shape (rows, classes), or (rows, 1) of a target of numbers."""
     import lightgbm as lgb  # 1.3 s that only a suspicious column costs
 
     folds = np.random.default_rng(SEED).permutation(len(truth)) % FOLDS
-    settings = _MODEL | ({"objective": "binary"} if classes == 2 else {"objective": "multiclass", "num_class": classes})
-    found = np.zeros((len(truth), classes))
+    goals = {0: {"objective": "l2"}, 2: {"objective": "binary"}}
+    settings = _MODEL | goals.get(classes, {"objective": "multiclass", "num_class": classes})
+    found = np.zeros((len(truth), max(classes, 1)))
     for fold in range(FOLDS):
         held = folds == fold
-        model = lgb.train(settings, lgb.Dataset(matrix[~held], label=truth[~held], params=_MODEL), ROUNDS)
+        model = lgb.train(settings, lgb.Dataset(matrix[~held], label=truth[~held], params=_MODEL), rounds)
         answers = np.asarray(model.predict(matrix[held]))
-        found[held] = np.column_stack([1 - answers, answers]) if classes == 2 else answers
+        if classes == 2:
+            answers = np.column_stack([1 - answers, answers])
+        found[held] = answers.reshape(held.sum(), -1)
     return found

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 import polars as pl
 
 from shipworthy.contract.expressions import FLOAT32_MAX, parse_expression
-from shipworthy.contract.types import Column, ContextColumn, Contract, Feature
+from shipworthy.contract.patterns import Pattern
+from shipworthy.contract.types import Column, ContextColumn, Contract, Feature, Growth
 from shipworthy.data.columns import bounded, derived_values, evaluate, is_outside, kinds, zones
 from shipworthy.data.datetimes import detect_format
-from shipworthy.data.values import cleaned, typed
+from shipworthy.data.values import Read, read_columns
 from shipworthy.kernel.errors import DataError
 
 TOP_REASONS = 5  # named in a refusal; all of them stand in the quarantine
@@ -65,16 +66,18 @@ def validate(contract: Contract, frame: pl.DataFrame, *, malformed: pl.DataFrame
     wanted = _wanted(contract)
     _judge_columns(wanted, frame)
     formats = _formats(wanted, frame)
-    known = frame.select(cleaned(name, column, frame.schema[name]) for name, column in wanted.items())
-    values = known.select(
-        typed(name, column, known.schema[name], formats.get(name, "")) for name, column in wanted.items()
-    )
+    reads = read_columns(wanted, frame, formats)
+    values = pl.DataFrame([read.values for read in reads.values()])
+    limits = _limits(values)
     flags = [
         flag
         for name, column in wanted.items()
-        for flag in _column_flags(contract, name, column, known[name], values[name], formats)
+        for flag in _column_flags(contract, name, column, reads[name], limits.get(name), formats)
     ]
-    settled = values.with_columns(_settled(name, column) for name, column in contract.features.items())
+    flagged = {flag.column for flag in flags}
+    settled = values.with_columns(
+        _settled(name, column) for name, column in contract.features.items() if name in flagged
+    )
     complete, derived_flags = _derived(contract, settled)
     check_flags = list(_check_flags(contract, complete))
     flags = [flag for flag in (*flags, *derived_flags, *check_flags) if flag.rows.any()]
@@ -83,19 +86,20 @@ def validate(contract: Contract, frame: pl.DataFrame, *, malformed: pl.DataFrame
     return _parted(frame, complete, flags, malformed, checks, formats)
 
 
-def judge_batch(contract: Contract, validated: Validated, *, now: float) -> None:
+def judge_batch(contract: Contract, validated: Validated, *, now: float, last_rows: int | None = None) -> None:
     """Refuse a batch that is not good enough to become a snapshot.
 
     Args:
         contract: its `accept` limits, checks and classes.
         validated: the batch.
         now: Unix seconds, for `accept.age`.
+        last_rows: of the last snapshot, for `accept.growth`; None: there is none.
 
     Raises:
-        DataError: too few rows, too many in quarantine, too old, a check fails too often, or a target from
+        DataError: too few rows or too many, too many in quarantine, too old, a check fails too often, or a target from
             which nothing can be learnt; names the top reasons.
     """
-    problems = list(_batch_problems(contract, validated, now))
+    problems = list(_batch_problems(contract, validated, now, last_rows))
     if problems:
         raise DataError("; ".join(problems) + _top_reasons(validated))
 
@@ -139,27 +143,46 @@ def _formats(wanted: dict[str, Column], frame: pl.DataFrame) -> dict[str, str]:
 # --- reasons
 
 
+def _limits(values: pl.DataFrame) -> dict[str, tuple[float, float]]:
+    """The least and the greatest number of each column that has one."""
+    numeric = [name for name, kind in values.schema.items() if kind.is_numeric()]
+    if not numeric:
+        return {}
+    lowest, highest = values.select(numeric).min().row(0), values.select(numeric).max().row(0)
+    found = zip(numeric, lowest, highest, strict=True)
+    return {name: (low, high) for name, low, high in found if low is not None}
+
+
 def _column_flags(
     contract: Contract,
     name: str,
     column: Column,
-    known: pl.Series,
-    values: pl.Series,
+    read: Read,
+    limits: tuple[float, float] | None,
     formats: dict[str, str],
 ) -> Iterator[_Flag]:
-    absent = known.is_null()
-    if _must_be_there(contract, column):
-        yield _Flag(f"{name}: missing", absent, name)
-    if column.type in _KINDS:
+    """The rows that break a rule of one column; nothing is yielded for rules that hold, as most do."""
+    values, is_target = read.values, name == contract.target.column
+    if _must_be_there(contract, column) and read.absent is not None:
+        yield _Flag(f"{name}: missing", read.absent, name)
+    if column.type in _KINDS and values.null_count() > (0 if read.absent is None else read.absent.sum()):
         pattern = f" of the format {formats[name]}" if name in formats else ""
-        yield _Flag(f"{name}: not {_KINDS[column.type]}{pattern}", values.is_null() & ~absent, name)
+        yield _Flag(f"{name}: not {_KINDS[column.type]}{pattern}", read.odd, name)
     if column.values is not None:
         noted = isinstance(column, Feature) and column.unknown != "reject"
-        kind = "class" if name == contract.target.column else "category"
-        yield _Flag(f"{name}: unknown {kind}", ~values.is_in(list(column.values)) & ~absent, name, noted)
-    if column.type == "float" and name != contract.target.column:
+        unknown = (~values.is_in(list(column.values))).fill_null(False)
+        if unknown.any():
+            yield _Flag(f"{name}: unknown {'class' if is_target else 'category'}", unknown, name, noted)
+    if column.pattern is not None:
+        strange = (~values.str.contains(Pattern(column.pattern).rust)).fill_null(False)
+        if strange.any():
+            yield _Flag(f"{name}: not of the pattern {_shortened(column.pattern)}", strange, name)
+    if limits is None:
+        return
+    low, high = limits
+    if column.type == "float" and not is_target and max(abs(low), abs(high)) > FLOAT32_MAX:
         yield _Flag(f"{name}: beyond {FLOAT32_MAX:.2g}, what a model's float32 holds", _too_large(values), name)
-    if column.range is not None and values.dtype.is_numeric():
+    if column.range is not None and not column.range[0] <= low <= high <= column.range[1]:
         noted = isinstance(column, Feature) and column.outside != "reject"
         outside = values.to_frame(name).select(is_outside(pl.col(name), column.range)).to_series()
         yield _Flag(f"{name}: outside [{column.range[0]:g}, {column.range[1]:g}]", outside, name, noted)
@@ -210,15 +233,36 @@ def _check_flags(contract: Contract, frame: pl.DataFrame) -> Iterator[_Flag]:
 
 
 def _duplicates(contract: Contract, frame: pl.DataFrame, flags: list[_Flag]) -> list[_Flag]:
-    """All but the first acceptable row of a key."""
-    found = []
-    for name in contract.context_by_role("key"):
-        known = frame[name].is_not_null() & ~_any(flags, frame.height)
-        repeated = ~frame[name].filter(known).is_first_distinct()
+    """All but the first acceptable row of each key, then of each value or combination that is to be unique."""
+    found: list[_Flag] = []
+    for columns, words in unique_columns(contract):
+        known = ~_any([*flags, *found], frame.height)
+        for name in columns:
+            if frame[name].null_count():
+                known &= frame[name].is_not_null()
+        held = frame.select(columns).filter(known)
+        if held.hash_rows().n_unique() == held.height:
+            continue  # other hashes, other values
+        repeated = ~held.select(pl.struct(pl.all()).is_first_distinct()).to_series()
         if repeated.any():
             rows = pl.repeat(False, frame.height, eager=True).scatter(known.arg_true().filter(repeated), True)
-            found.append(_Flag(f"{name}: duplicate key", rows, name))
+            found.append(_Flag(f"{', '.join(columns)}: {words}", rows, columns[0] if len(columns) == 1 else ""))
     return found
+
+
+def unique_columns(contract: Contract) -> list[tuple[tuple[str, ...], str]]:
+    """The columns, one or several together, of which no two accepted rows have the same values, with the reason."""
+    keys = contract.context_by_role("key")
+    others = [
+        name
+        for name, column in (*contract.context.items(), *contract.features.items())
+        if column.unique and name not in keys
+    ]
+    return [
+        *(((name,), "duplicate key") for name in keys),
+        *(((name,), "duplicate value") for name in others),
+        *((columns, "duplicate key") for columns in contract.data.unique),
+    ]
 
 
 def _any(flags: list[_Flag], height: int) -> pl.Series:
@@ -290,23 +334,30 @@ def _example(frame: pl.DataFrame, flag: _Flag) -> str:
     row = int(flag.rows.arg_max() or 0)
     if not flag.column:
         return f"row {row + 1}"
-    text = repr(frame[flag.column][row])
-    return f"row {row + 1}: {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '…'}"
+    return f"row {row + 1}: {_shortened(repr(frame[flag.column][row]))}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
 # --- the batch as a whole
 
 
-def _batch_problems(contract: Contract, validated: Validated, now: float) -> Iterator[str]:
+def _batch_problems(contract: Contract, validated: Validated, now: float, last_rows: int | None) -> Iterator[str]:
     accept = contract.data.accept
     accepted, rows = validated.accepted.height, validated.rows
     for check in contract.checks:
         failing = validated.checks.get(f"check {check.name}: false", 0)
         if failing > check.failing.at_most * rows:
             yield f"check {check.name}: {failing} of {rows} rows fail, {check.failing.at_most:.3%} may"
-    least = accept.rows.at_least if accept.rows else 1
+    least = (accept.rows.at_least if accept.rows else None) or 1
     if accepted < least:
         yield f"{accepted} of {rows} rows are accepted, data.accept.rows asks for {least}"
+    if accept.rows and accept.rows.at_most is not None and accepted > accept.rows.at_most:
+        yield f"{accepted} of {rows} rows are accepted, data.accept.rows allows {accept.rows.at_most}"
+    if last_rows and accept.growth is not None:
+        yield from _growth_problems(accept.growth, accepted, last_rows)
     refused = rows - accepted
     most = accept.quarantined.at_most if accept.quarantined else 1.0
     if refused > most * rows:
@@ -314,6 +365,14 @@ def _batch_problems(contract: Contract, validated: Validated, now: float) -> Ite
     if accepted:
         yield from _age_problems(contract, validated.accepted, now)
         yield from _target_problems(contract, validated.accepted)
+
+
+def _growth_problems(growth: Growth, accepted: int, last_rows: int) -> Iterator[str]:
+    seen = f"{accepted} rows are accepted, {accepted / last_rows:.4g} times the last snapshot's {last_rows}"
+    if growth.at_least is not None and accepted < growth.at_least * last_rows:
+        yield f"{seen}; data.accept.growth asks for {growth.at_least:.4g} times as many"
+    if growth.at_most is not None and accepted > growth.at_most * last_rows:
+        yield f"{seen}; data.accept.growth allows {growth.at_most:.4g} times as many"
 
 
 def _age_problems(contract: Contract, accepted: pl.DataFrame, now: float) -> Iterator[str]:

@@ -37,6 +37,7 @@ class DataFacts:
     quarantined: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)  # why rows were quarantined
     sources: Mapping[str, str] = field(default_factory=dict)  # name -> digest of what was read
+    questions: Sequence[str] = ()  # that the rows raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,7 @@ def _data(data: DataFacts) -> str:
     lines.append(f"- {data.quarantined:,} rows quarantined ({share:.2%})")
     by_count = sorted(data.reasons.items(), key=lambda item: (-item[1], item[0]))
     lines += [f"  - {reason}: {count:,}" for reason, count in by_count]
+    lines += [f"- question: {words}" for words in data.questions]
     return "## Data\n\n" + "\n".join(lines)
 
 

@@ -1,5 +1,7 @@
 """The contract's columns as the server reads them."""
 
+from msgspec import UNSET
+
 from shipworthy.bundle.format import CheckField, ContextField, DerivedField, FeatureField, Schema
 from shipworthy.contract.types import ContextColumn, Contract, Derived, Feature
 
@@ -28,6 +30,7 @@ def _feature(name: str, column: Feature) -> FeatureField:
         values=column.values,
         unknown=column.unknown,
         missing=column.missing,
+        pattern=UNSET if column.pattern is None else column.pattern,
         zone=column.zone,
     )
 
@@ -42,6 +45,7 @@ def _context(name: str, column: ContextColumn) -> ContextField:
         high=high,
         values=column.values,
         required=column.request == "required",
+        pattern=UNSET if column.pattern is None else column.pattern,
         zone=column.zone,
     )
 

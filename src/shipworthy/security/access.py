@@ -106,6 +106,8 @@ VERBS: Mapping[str, Verb] = {
     "waive": Verb("waive", is_recorded=True, never="author"),
     "deploy": Verb("deploy", is_recorded=True),
     "rollback": Verb("rollback", is_recorded=True),
+    "data quarantine": Verb("ship", is_recorded=True),  # who may ship the rows may see them
+    "data replay": Verb("ship", is_recorded=True),
     "score": Verb("predict", is_recorded=True),
     "outcomes": Verb("tell outcomes", is_recorded=True),
     "review claim": Verb("review", is_recorded=True),

@@ -6,6 +6,7 @@ again as plain objects and every problem in it is collected, each with what was 
 What is accepted here gives the model the same float32 as the same value in a table (`data.validate`, `data.columns`).
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from shipworthy.bundle.format import ContextField, DerivedField, FallbackRule, FeatureField, Schema
 from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, Row, Value, compile_row, parse_expression
-from shipworthy.kernel.errors import IntegrityError, RequestError
+from shipworthy.contract.patterns import Pattern
+from shipworthy.kernel.errors import ExpressionError, IntegrityError, RequestError
 from shipworthy.serving.problem import FieldProblem
 from shipworthy.serving.values import clean_text, find_zone, read_datetime
 
@@ -125,7 +127,14 @@ class RequestDecoder:
         self._fixed_colons = 1 + len(schema.features) if is_fixed else None  # of a request with nothing but inputs
         for zone in (*(field.zone for field in schema.features), *(field.zone for field in schema.context)):
             find_zone(zone)  # one that this machine lacks is found before anything is answered
-        self._dated = tuple((i, field) for i, field in enumerate(schema.context) if field.kind == "datetime")
+        for pattern in (*(field.pattern for field in schema.features), *(field.pattern for field in schema.context)):
+            if pattern is not UNSET:
+                _pattern(pattern)  # one that is none is found before anything is answered
+        self._judged = tuple(  # context of which the type does not say all
+            (i, field)
+            for i, field in enumerate(schema.context)
+            if field.kind == "datetime" or field.pattern is not UNSET
+        )
 
     def decode(self, body: bytes) -> Sample:
         """The sample of one plain request.
@@ -228,8 +237,8 @@ class RequestDecoder:
     def _finish(self, request: Any) -> Sample:
         sample = Sample(request.inputs, request.context, request.id, request.reasons)
         values = _astuple(request.inputs)
-        if self._dated and request.context is not None:
-            self._check_dates(request.context)
+        if self._judged and request.context is not None:
+            self._check_context(request.context)
         if self._plain:
             sample.floats = values
             return sample
@@ -264,12 +273,12 @@ class RequestDecoder:
             else:
                 effective[field.name] = value
 
-    def _check_dates(self, context: Any) -> None:
+    def _check_context(self, context: Any) -> None:
         given = _astuple(context)
         bad = [
             FieldProblem(f"context.{field.name}", _expect_kind(field), show(given[i]))
-            for i, field in self._dated
-            if type(given[i]) is str and read_datetime(given[i], find_zone(field.zone)) is None
+            for i, field in self._judged
+            if type(given[i]) is str and not _fits_text(field, given[i])
         ]
         if bad:
             raise InvalidRequestError(422, _detail(bad), bad)
@@ -454,10 +463,25 @@ def _fits(field: FeatureField | ContextField, value: Any) -> bool:
         return _fits_number(field, value)
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return False
-    if kind == "datetime":
-        return read_datetime(value, find_zone(field.zone)) is not None
+    if kind in ("datetime", "text"):
+        return _fits_text(field, value)
     strict = isinstance(field, ContextField) or field.unknown == "reject"
     return not (kind == "category" and strict and field.values is not None and value not in field.values)
+
+
+def _fits_text(field: FeatureField | ContextField, value: str) -> bool:
+    """Whether a datetime can be read, and a text is of its pattern."""
+    if field.kind == "datetime":
+        return read_datetime(value, find_zone(field.zone)) is not None
+    return field.pattern is UNSET or _pattern(field.pattern).matches(value)
+
+
+@functools.cache
+def _pattern(text: str) -> Pattern:
+    try:
+        return Pattern(text)
+    except ExpressionError as error:
+        raise IntegrityError(f"The payload's pattern {text!r} cannot be used: {error}") from None
 
 
 def _fits_number(field: FeatureField | ContextField, value: Any) -> bool:
@@ -495,6 +519,8 @@ def _expect_kind(field: FeatureField | ContextField) -> str:
         if len(field.values) > MAX_LISTED:
             return f"one of the {len(field.values)} declared values"
         return "one of " + ", ".join(json.dumps(value, ensure_ascii=False) for value in field.values)
+    if field.pattern is not UNSET:
+        return f"text of the pattern {field.pattern}"
     return {
         "bool": "true or false",
         "text": f"text of up to {MAX_TEXT} characters",
@@ -577,6 +603,8 @@ def _finish_of(field: FeatureField) -> _Finish | None:
     """What is still to be done with a value that has the right type; None if nothing."""
     if field.kind == "datetime":
         return _finish_datetime(field)
+    if field.pattern is not UNSET:
+        return _finish_pattern(field, _pattern(field.pattern))
     if field.kind == "category" and field.unknown != "reject":
         return _finish_category(field)
     if field.kind in ("float", "int") and field.outside != "reject":
@@ -592,6 +620,15 @@ def _finish_datetime(field: FeatureField) -> _Finish:
         if moment is None:
             raise _refusal(field, value)
         return moment
+
+    return finish
+
+
+def _finish_pattern(field: FeatureField, pattern: Pattern) -> _Finish:
+    def finish(value: str, sample: Sample) -> str:  # noqa: ARG001
+        if pattern.matches(value):
+            return value
+        raise _refusal(field, value)
 
     return finish
 

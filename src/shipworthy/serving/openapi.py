@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec import UNSET
+
 from shipworthy.bundle.format import ContextField, FeatureField, Policy, Schema
 
 _PROBLEM = {"$ref": "#/components/responses/Problem"}
@@ -186,6 +188,8 @@ def _typed(field: FeatureField | ContextField, *, nullable: bool, strict: bool) 
     member: dict[str, Any] = {"type": [kind, "null"] if nullable else kind}
     if field.kind == "category" and field.values is not None and strict:
         member["enum"] = [*field.values, None] if nullable else list(field.values)
+    if field.pattern is not UNSET:
+        member["pattern"] = f"^(?:{field.pattern})$"
     if field.kind == "datetime":
         member["format"] = "date-time"
     return member

@@ -33,6 +33,7 @@ __all__ = [
     "quarantine",
     "recall",
     "recording",
+    "replay",
     "reviews",
     "score",
     "scorer",

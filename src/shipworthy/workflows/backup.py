@@ -36,6 +36,7 @@ STATE = (
     "records",
     "outcomes",
     "quarantine",
+    "replayed",
     "keys",
     "log",
 )  # the log last

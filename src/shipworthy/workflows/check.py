@@ -3,19 +3,26 @@
 import ast
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shipworthy.contract.expressions import did_you_mean
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract, Source
 from shipworthy.data.attempts import run_together
-from shipworthy.kernel.errors import ShipworthyError, SourceError, TrainingError, UsageError
+from shipworthy.kernel.errors import DataError, ShipworthyError, SourceError, TrainingError, UsageError
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
 
 if TYPE_CHECKING:
-    from shipworthy.data.leaks import Suspect
+    from shipworthy.data.findings import Finding
+
+
+QUESTIONS = ("leak", "constant", "duplicate", "sentinel", "proxy", "contamination", "label noise")  # kinds of findings
+
+LOOKED_AT = 100_000  # rows at most, for a second's worth of questions
 
 BROKEN = "broken source"  # in a report's lines: one that the contract goes on without
 
@@ -41,37 +48,53 @@ def check(project: Project) -> CheckReport:
     text = project.contract_text()
     contract = parse_contract(text, CONTRACT_FILE)
     looks = look_at_sources(project, contract)
-    columns = [look.columns for look in looks.values() if look.columns is not None]
+    columns = {name: look.columns for name, look in looks.items() if look.columns is not None}
     if contract.data.prepare is None and len(columns) == len(looks):
-        parse_contract(text, CONTRACT_FILE, columns={name for names in columns for name in names})
+        parse_contract(text, CONTRACT_FILE, columns={name for names in columns.values() for name in names})
+    _judge_keys(contract, columns)
     lines = [("contract", f"{contract.system}, {len(contract.features)} features, target {contract.target.column}")]
     lines += [(f"{'source' if look.is_there else BROKEN} {name}", look.words) for name, look in looks.items()]
     lines.append(("training", _find_function(project, contract.training.entry, "training.entry")))
     if contract.data.prepare and ".py:" in contract.data.prepare:
         lines.append(("prepare", _find_function(project, contract.data.prepare, "data.prepare")))
-    lines += [("leak", str(suspect)) for suspect in find_leaks(project, contract)]
+    lines += [(found.kind, found.words) for found in find_questions(project, contract)]
     return CheckReport(contract.system, tuple(lines))
 
 
-def find_leaks(project: Project, contract: Contract) -> "list[Suspect]":
-    """The features of a contract that know too much of its classes.
+def _judge_keys(contract: Contract, columns: Mapping[str, tuple[str, ...]]) -> None:
+    for number, rule in enumerate(contract.data.keys):
+        for key, place in (("from", rule.from_), ("to", rule.to)):
+            source, _, name = place.partition(".")
+            if source in columns and name not in columns[source]:
+                guess = did_you_mean(name, columns[source])
+                raise DataError(f"data.keys[{number}].{key}: {source} has no column {name!r}{guess}")
+
+
+def find_questions(project: Project, contract: Contract) -> "list[Finding]":
+    """What a person should be asked about the rows of a contract.
 
     Only a single file that is used as it stands is looked at: what `data.prepare` makes is known only by running it.
 
     Raises:
         SourceError: the file cannot be read.
     """
-    from shipworthy.data.dialect import number_columns
-    from shipworthy.data.leaks import find_suspects  # as below
+    from shipworthy.data.dialect import number_columns  # as below
+    from shipworthy.data.findings import find_all
     from shipworthy.data.sources import read_source
+    from shipworthy.data.split import split
+    from shipworthy.data.validate import validate
 
     sources = [(name, source) for name, source in contract.data.sources.items() if source.path is not None]
-    if contract.data.prepare is not None or len(sources) != 1 or contract.target.type == "regression":
+    if contract.data.prepare is not None or len(sources) != 1:
         return []
-    frame = read_source(*sources[0], project.root, numbers=number_columns(contract)).frame
-    return find_suspects(
-        frame, {name: feature.type for name, feature in contract.features.items()}, contract.target.column
-    )
+    try:
+        frame = read_source(*sources[0], project.root, numbers=number_columns(contract)).frame
+        frame = frame.gather_every(max(1, -(-frame.height // LOOKED_AT)))
+        accepted = validate(contract, frame).accepted
+        places = split(contract, accepted, contract.training.seed) if accepted.height else None
+    except DataError:  # a batch that `ship` refuses, and says why
+        return []
+    return find_all(contract, accepted, places)
 
 
 @dataclass(frozen=True, slots=True)

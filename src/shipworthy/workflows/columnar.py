@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from shipworthy.bundle.format import ContextField, DerivedField, FeatureField, Schema
 from shipworthy.contract.expressions import FLOAT32_MAX, Kind, parse_expression
+from shipworthy.contract.patterns import Pattern
 from shipworthy.data.columns import class_codes, evaluate
 from shipworthy.data.requests import RequestPlan, Values, read_values
 from shipworthy.serving.decode import INT64_MAX, INT64_MIN, MAX_TEXT
@@ -90,6 +92,8 @@ def _suits(field: Field, values: Values) -> pl.Series:
             good = typed.is_in(list(field.values))
         case "text":
             good = typed.str.len_chars() <= MAX_TEXT
+            if field.pattern is not UNSET:
+                good &= typed.str.contains(Pattern(field.pattern).rust)
         case "datetime":
             good = values.sent.str.contains(_MOMENT) & typed.is_not_null()
         case _:

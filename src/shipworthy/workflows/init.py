@@ -16,9 +16,9 @@ from shipworthy.data.detection import detect_dialect
 from shipworthy.data.dialect import Dialect
 from shipworthy.data.excel import sheet_names
 from shipworthy.data.files import DELTA_LOG, fixed_part
+from shipworthy.data.findings import find_all
 from shipworthy.data.guesses import Inference
 from shipworthy.data.infer import infer
-from shipworthy.data.leaks import find_suspects
 from shipworthy.data.names import identifier
 from shipworthy.data.numerals import Written, detect_numerals, spoken, words_for_null
 from shipworthy.data.sources import SourceRead, read_file
@@ -113,16 +113,14 @@ def init(
         reasons=validated.reasons,
         written=written,
         kept=kept,
-        review=(*notes, *_suspects(inference, frame), *inference.review, *more),
+        review=(*notes, *_questions(_parsed(draft, inference, frame), validated), *inference.review, *more),
     )
 
 
-def _suspects(inference: Inference, frame: pl.DataFrame) -> list[str]:
-    """Features that know too much, as questions; a target of numbers is not judged."""
-    if inference.task == "regression":
-        return []
-    kinds = {guess.name: guess.kind for guess in inference.placed("feature")}
-    return [str(suspect) for suspect in find_suspects(frame, kinds, inference.target)]
+def _questions(contract: Contract, validated: Validated) -> list[str]:
+    """What a person should be asked about the rows; codes among numbers are in the inference's own review."""
+    places = split(contract, validated.accepted, contract.training.seed)
+    return [found.words for found in find_all(contract, validated.accepted, places) if found.kind != "sentinel"]
 
 
 # --- reading

@@ -68,6 +68,11 @@ class Project:
         return self.state / "quarantine"
 
     @property
+    def replayed(self) -> Path:
+        """Rows that a person fixed, which each snapshot takes."""
+        return self.state / "replayed"
+
+    @property
     def work(self) -> Path:
         """Where a stage puts what it has not finished."""
         return self.state / "work"

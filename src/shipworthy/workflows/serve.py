@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from msgspec import UNSET
+
 from shipworthy.bundle.deployment import bundle_path, read_deployment
 from shipworthy.bundle.format import ColumnBaseline, ContextField, FeatureField, Schema
 from shipworthy.bundle.verify import VerifiedBundle, VerifiedPayload, verify_bundle
+from shipworthy.contract.patterns import Pattern
 from shipworthy.kernel.errors import NotFoundError
 from shipworthy.security.keys import load_public_keys
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
@@ -152,6 +155,8 @@ def _value(field: Field, number: float, moment: str) -> Any:
             return (field.values or (f"example-{field.name}",))[int(number)]
         case "bool":
             return bool(number)
+        case "text" if field.pattern is not UNSET:
+            return Pattern(field.pattern).example
         case "text":
             return f"example-{field.name}"
         case "datetime":

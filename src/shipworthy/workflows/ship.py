@@ -33,6 +33,7 @@ class ShipReport:
     stages: tuple[StageReport, ...]
     verdicts: tuple[dict[str, Any], ...]
     broken: Mapping[str, Mapping[str, Any]]  # sources that could not be used as they are, and what stood in for them
+    findings: tuple[dict[str, Any], ...] = ()  # questions about the data
 
     def to_json(self) -> dict[str, Any]:
         """The document that `ship --json` prints."""
@@ -45,6 +46,7 @@ class ShipReport:
             "stages": [{"name": s.name, "reused": s.reused, "seconds": round(s.seconds, 3)} for s in self.stages],
             "verdicts": list(self.verdicts),
             "broken_sources": {name: dict(found) for name, found in self.broken.items()},
+            "findings": list(self.findings),
         }
 
 
@@ -81,6 +83,7 @@ def take_snapshot(shipping: Shipping, gathered: Gathered, code: Mapping[str, str
     """
     prepare = shipping.contract.data.prepare or ""
     prepared_by = {file: digest for file, digest in code.items() if prepare.startswith(f"{file}:")}
+    replayed = [str(entry.body["digest"]) for entry in shipping.parts.ledger.events(verb="data.replayed")]
     ingested = shipping.stage(
         "ingest",
         {
@@ -88,6 +91,7 @@ def take_snapshot(shipping: Shipping, gathered: Gathered, code: Mapping[str, str
             "code": prepared_by,
             "contract": shipping.sections("ingest"),
             **({"broken": gathered.stand_ins} if gathered.broken else {}),
+            **({"replayed": replayed} if replayed else {}),
         },
         lambda: _ingest(shipping, gathered),
     )
@@ -127,11 +131,11 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
         },
         lambda: _judge(shipping, ingested, trained, built, champion),
     )
-    verdicts = tuple(judged["verdicts"])
+    verdicts, findings = tuple(judged["verdicts"]), tuple(ingested.get("findings", ()))
     if not judged["servable"]:
         return ShipReport(
             contract.system, ingested["snapshot"], trained["run"], None, {"state": "refused"},
-            tuple(shipping.stages), verdicts, broken,
+            tuple(shipping.stages), verdicts, broken, findings,
         )  # fmt: skip
     released = shipping.stage(
         "release",
@@ -145,7 +149,7 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     deployment = _deploy_if_new(shipping, released)
     return ShipReport(
         contract.system, ingested["snapshot"], trained["run"], released["release"], deployment,
-        tuple(shipping.stages), verdicts, broken,
+        tuple(shipping.stages), verdicts, broken, findings,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from shipworthy.workflows.gate import permit
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import Parts
 from shipworthy.workflows.quarantine import quarantine_context
+from shipworthy.workflows.replay import replayed_context
 
 
 def unseal(parts: Parts, principal: Principal, file: Path, destination: Path) -> dict[str, Any]:
@@ -62,6 +63,8 @@ def context_of(project: Project, file: Path) -> str:
         below = ()
     name = below[-1] if below else ""
     match below:
+        case ("replayed", _):
+            return replayed_context(name.removesuffix(f".parquet{SEALED_SUFFIX}"))
         case ("quarantine", _):
             return quarantine_context(name.removesuffix(f".csv{SEALED_SUFFIX}"))
         case ("tables", _, _):

@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
-from shipworthy.workflows.check import BROKEN
+from shipworthy.workflows.check import BROKEN, QUESTIONS
 from shipworthy.workflows.check import check as run_check
 from shipworthy.workflows.layout import Project
 
@@ -18,6 +18,6 @@ def check(root: Path, face: Face) -> int:
     face.result(report.to_json())
     if not face.as_json:
         for name, words in report.lines:
-            mark = "[yellow]??[/]" if name == "leak" or name.startswith(BROKEN) else "[green]ok[/]"
+            mark = "[yellow]??[/]" if name in QUESTIONS or name.startswith(BROKEN) else "[green]ok[/]"
             face.say(f"{mark}  {escape(name)}: {escape(words)}")
     return 0

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "loadtest": ("loadtest", "Hold the declared peak, and propose workers, memory and cost."),
     "score": ("score", "Score a file with the policy and records of the server."),
     "consume": ("consume", "Answer the messages of a broker, each id once."),
+    "data": ("data", "Data: what was quarantined, and rows fixed and replayed."),
     "records": ("records", "The log of predictions: compact it to Parquet."),
     "outcomes": ("outcomes", "Tell what came true of earlier predictions."),
     "status": ("status", "Releases, deployments and what comes next."),

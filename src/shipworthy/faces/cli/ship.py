@@ -102,6 +102,8 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment
         ["gate", "verdict", "measured", "interval", "limit", "rows"],
         [_verdict_row(verdict) for verdict in report.verdicts],
     )
+    for finding in report.findings:
+        face.say(f"[yellow]??[/] {escape(finding['words'])}")
     for verdict in report.verdicts:
         if verdict["outcome"] in ("fail", "insufficient"):
             face.say(f"[bold]{escape(verdict['gate'])}[/]: {escape(verdict['reason'])}")

@@ -1,23 +1,28 @@
 """Ingest: sources to a snapshot; what does not fit goes to quarantine with its reasons."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.findings import find_all
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
+from shipworthy.data.references import find_orphans, judge_orphans
+from shipworthy.data.replay import join_replayed
 from shipworthy.data.snapshot import take
 from shipworthy.data.sources import PLACES, SourceRead
+from shipworthy.data.split import Split, split
 from shipworthy.data.validate import Validated, judge_batch, validate
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import DataError
 from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
 from shipworthy.workflows.quarantine import keep_rows
+from shipworthy.workflows.replay import node_of, replayed_digests, validated_replays
 from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.sources import Gathered, read_all
 from shipworthy.workflows.stages.folders import artefact_entry, put_json, work_folder
@@ -32,22 +37,23 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     project = parts.project
     reads, unread = read_all(shipping, gathered)
     sources = gathered.digests
+    orphans = find_orphans(contract, {name: source.frame for name, source in reads.items()})
+    with _refusals_recorded(shipping, {"orphans": [found.to_json() for found in orphans]}):
+        judge_orphans(orphans)
     with work_folder(parts, "prepare") as work:
         frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
     shipping.tell("ingest", f"checking {frame.height:,} rows")
     validated = validate(contract, frame, malformed=_malformed(reads))
-    validated = replace(validated, quarantined=_placed(contract, validated.quarantined, reads))
-    quarantine = _keep_quarantined(project.quarantine, validated, sources, shipping.seals_with)
-    try:
-        judge_batch(contract, validated, now=parts.now())
-    except DataError as error:
-        kept = f" The rows and their reasons are in {quarantine}." if quarantine else ""
-        parts.ledger.append(
-            Event("data.refused", f"system:{contract.system}", parts.actor, {"reasons": validated.reasons}, parts.rule)
-        )
-        raise DataError(f"{error}.{kept}") from None
+    validated, replayed = _with_replayed(shipping, validated)
+    placed = _placed(contract, validated.quarantined, reads)
+    quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
+    kept = f" The rows and their reasons are in {quarantine}." if quarantine else ""
+    with _refusals_recorded(shipping, {"reasons": validated.reasons}, kept):
+        judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
     snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
+    shipping.tell("ingest", "looking for what a person should be asked")
+    findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
     profile = put_json(parts, profile_frame(validated.accepted.drop(_personal(contract))), "profile")
     outputs: Outputs = {
         "snapshot": snapshot.digest,
@@ -58,10 +64,13 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         "reasons": dict(validated.reasons),
         "noted": dict(validated.noted),
         "formats": dict(validated.formats),
+        "findings": findings,
+        **({"replayed": replayed} if replayed else {}),
+        **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
         "artefacts": {"profile": profile},
-        "detail": _ingest_detail(snapshot.rows, validated),
+        "detail": _ingest_detail(snapshot.rows, validated, replayed.get("joined", 0)),
     }
     if gathered.broken:
         outputs["broken"] = {name: broken.to_json() for name, broken in gathered.broken.items()}
@@ -69,6 +78,10 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         outputs["unread"] = unread
     links = [
         {"parent": parent, "relation": "ingested", "child": snapshot_node(outputs)} for parent in gathered.origins()
+    ]
+    links += [
+        {"parent": node_of(digest), "relation": "ingested", "child": snapshot_node(outputs)}
+        for digest in replayed.get("digests", ())
     ]
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": profile})
     body = {
@@ -79,6 +92,46 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     }
     shipping.record(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
     return outputs
+
+
+@contextmanager
+def _refusals_recorded(shipping: Shipping, body: dict[str, Any], where: str = "") -> Iterator[None]:
+    """A refused batch is an event; what was accepted before stays the newest snapshot."""
+    try:
+        yield
+    except DataError as error:
+        parts = shipping.parts
+        parts.ledger.append(Event("data.refused", f"system:{shipping.contract.system}", parts.actor, body, parts.rule))
+        raise DataError(f"{error}.{where}") from None
+
+
+def _with_replayed(shipping: Shipping, validated: Validated) -> tuple[Validated, dict[str, Any]]:
+    """The sources' rows with those that people fixed and the sources lack, and what became of these."""
+    parts, contract = shipping.parts, shipping.contract
+    found = validated_replays(parts.project, parts.ledger, contract, shipping.seals_with)
+    if found is None:
+        return validated, {}
+    joined, known = join_replayed(contract, validated, found.accepted)
+    return joined, {
+        "digests": replayed_digests(parts.ledger),
+        "joined": found.accepted.height - known,
+        "known": known,  # in the sources by now
+        "refused": found.quarantined.height,  # by a contract that was changed
+    }
+
+
+def _last_rows(shipping: Shipping) -> int | None:
+    """How many rows the newest snapshot of the system has; None if there is none."""
+    taken = [found for found in shipping.parts.ledger.snapshots() if found["system"] == shipping.contract.system]
+    return int(taken[-1]["rows"]) if taken else None
+
+
+def _places(contract: Contract, validated: Validated) -> Split | None:
+    """How the rows will be parted; None where they cannot be, which the training says."""
+    try:
+        return split(contract, validated.accepted, contract.training.seed)
+    except DataError:
+        return None
 
 
 def _personal(contract: Contract) -> list[str]:
@@ -116,18 +169,17 @@ def _malformed(reads: Mapping[str, SourceRead]) -> pl.DataFrame | None:
     return pl.concat(found) if found else None
 
 
-def _keep_quarantined(
-    folder: Path, validated: Validated, sources: Mapping[str, str], vault: Vault | None
-) -> Path | None:
+def _keep_quarantined(folder: Path, rows: pl.DataFrame, sources: Mapping[str, str], vault: Vault | None) -> Path | None:
     """Write the rows that were not accepted as CSV, under the digest of what was read."""
-    if not validated.quarantined.height:
+    if not rows.height:
         return None
-    lists = [name for name, kind in validated.quarantined.schema.items() if kind == pl.List(pl.String)]
-    flat = validated.quarantined.with_columns(pl.col(name).list.join("; ") for name in lists)
+    lists = [name for name, kind in rows.schema.items() if kind == pl.List(pl.String)]
+    flat = rows.with_columns(pl.col(name).list.join("; ") for name in lists)
     return keep_rows(folder, digest_json(dict(sources))[7:19], flat, vault)
 
 
-def _ingest_detail(rows: int, validated: Validated) -> str:
-    words = f"{rows:,} rows accepted, {validated.quarantined.height:,} quarantined"
+def _ingest_detail(rows: int, validated: Validated, replayed: int) -> str:
+    fixed = f" ({replayed:,} of them replayed)" if replayed else ""
+    words = f"{rows:,} rows accepted{fixed}, {validated.quarantined.height:,} quarantined"
     top = sorted(validated.reasons.items(), key=lambda item: -item[1])[:2]
     return f"{words} ({'; '.join(f'{reason}: {count:,}' for reason, count in top)})" if top else words

@@ -113,6 +113,7 @@ def _card_facts(
             quarantined=ingested["quarantined"],
             reasons=ingested["reasons"],
             sources=ingested["sources"],
+            questions=[found["words"] for found in ingested.get("findings", ())],
         ),
         training=TrainingFacts(
             run=trained["run"],
