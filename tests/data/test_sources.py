@@ -79,6 +79,18 @@ def test_a_million_characters_in_a_cell_are_read(written: Any) -> None:
     assert read.frame["a"].str.len_bytes().to_list() == [1_000_000, 1]
 
 
+def test_a_line_of_100_megabytes_is_a_cell_but_never_a_header(written: Any) -> None:
+    size = 100 * 2**20
+    path = written(b"a,b\n" + b"x" * size + b",1\n2,3\n")
+    assert read_file("loans", path).frame["a"].str.len_bytes().to_list() == [size, 1]
+    written(b"x" * size)
+    for read in (lambda: read_file("loans", path), lambda: read_columns("loans", Source(path=path.name), path.parent)):
+        with pytest.raises(SourceError, match=r"line 1: the header has more than 4,194,304 bytes") as caught:
+            read()
+        assert len(str(caught.value)) < 400
+    path.unlink()
+
+
 REFUSED = {
     "empty": (b"", "the file is empty; it needs a header and rows"),
     "blank": (b"\n \n", "the file is empty"),
