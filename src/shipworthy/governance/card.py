@@ -37,6 +37,7 @@ class DataFacts:
     quarantined: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)  # why rows were quarantined
     sources: Mapping[str, str] = field(default_factory=dict)  # name -> digest of what was read
+    broken: Mapping[str, str] = field(default_factory=dict)  # name -> what stood in for a source that was broken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,7 @@ def _data(data: DataFacts) -> str:
     share = data.quarantined / max(data.rows + data.quarantined, 1)
     lines = [f"- snapshot `{data.snapshot}`: {data.rows:,} rows accepted"]
     lines += [f"- source {name}: `{digest}`" for name, digest in sorted(data.sources.items())]
+    lines += [f"- **source {name} was broken**: {words}" for name, words in sorted(data.broken.items())]
     lines.append(f"- {data.quarantined:,} rows quarantined ({share:.2%})")
     by_count = sorted(data.reasons.items(), key=lambda item: (-item[1], item[0]))
     lines += [f"  - {reason}: {count:,}" for reason, count in by_count]

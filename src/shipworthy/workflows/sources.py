@@ -77,6 +77,15 @@ class Gathered:
         return {name: [broken.policy, broken.digest] for name, broken in self.broken.items()}
 
 
+def describe_stand_in(broken: Mapping[str, Any]) -> str:
+    """What stands in for a source, in words.
+
+    >>> describe_stand_in({"policy": "without", "since": None})
+    'it is done without'
+    """
+    return "it is done without" if broken["policy"] == "without" else f"rows of {broken['since']} are used"
+
+
 @contextmanager
 def gathering(shipping: Shipping, fingerprints: Fingerprints, pace: Pace | None = None) -> Iterator[Gathered]:
     """The sources as they stand, for the time of one `ship`.
