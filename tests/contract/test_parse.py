@@ -247,9 +247,9 @@ WRONG = [
     ("retries: 3}", "retries: 3, «size: {at_most: 1MB}}", "data.sources.bureau.size", "does not go with a query"),
     (
         "retries: 3}",
-        "retries: 3, rows: {«at_most: 0}}",
+        "retries: 3, rows: {at_most: «0}}",
         "data.sources.bureau.rows.at_most",
-        "greater than or equal to 1",
+        "expected at least 1",
     ),
     (
         "retries: 3}",
