@@ -88,6 +88,12 @@ def test_what_did_not_change_is_not_fetched_again(web: Web, downloads: Downloads
     assert files(again) == [f"{digest_bytes(b'a' + bytes([10]) + b'3' + bytes([10]))[7:]}.csv", "seen.json"]
 
 
+def test_what_a_killed_run_left_half_done_is_removed(web: Web, downloads: Downloads):
+    downloads.folder.mkdir()
+    (downloads.folder / ".draft-0123").write_bytes(b"a,b\n1")
+    assert files(Downloads.open(downloads.folder)) == []
+
+
 def test_a_copy_that_was_changed_is_refused_and_fetched_anew(web: Web, downloads: Downloads):
     web.page("/a.csv", answer(200, CSV, ETag='"one"'))
     url = f"{web.url}/a.csv"

@@ -130,6 +130,21 @@ def test_a_secret_that_is_not_set_is_named():
         find_objects(find_address("s3://bucket/key", {}), store, {"A": "x"})
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_keys_of_the_contract_go_without_the_token_of_the_environment(
+    liar: Web, downloads: Downloads, monkeypatch: pytest.MonkeyPatch, own: bool
+):
+    environ = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "t", "A": "x", "B": "y"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    keys = {"access_key": "${A}", "secret_key": "${B}"} if own else {}
+    with pytest.raises(SourceError, match="there is no such bucket or object"):
+        find("s3://b/a.csv", downloads, environ, store={"endpoint": liar.url, **keys})
+    headers = {name.lower(): value for name, value in liar.asked[0][1].items()}
+    assert f"Credential={'x' if own else 'a'}/" in headers["authorization"]
+    assert headers.get("x-amz-security-token") == (None if own else "t")
+
+
 # --- a store that does wrong
 
 

@@ -153,6 +153,12 @@ def test_a_card_without_verdicts_claims_nothing(facts: Any) -> None:
     assert "Protected columns: sex. Differences between groups: not evidenced" in card
 
 
+def test_a_source_that_was_broken_is_named(facts: Any):
+    data = dataclasses.replace(facts.data, broken={"applications": "rows of 2026-11-01 are used"})
+    card = model_card(dataclasses.replace(facts, data=data))
+    assert "- **source applications was broken**: rows of 2026-11-01 are used" in card
+
+
 def test_it_never_says_compliant(facts: Any) -> None:
     assert "complian" not in model_card(facts).lower()
 

@@ -223,6 +223,18 @@ def test_a_file_that_breaks_its_promise_or_cannot_be_parsed_is_answered_alike(fo
         shutil.rmtree(folder.root / ".shipworthy" / "sources" / "loans")
 
 
+def test_the_ledger_holds_no_row_of_a_source_that_cannot_be_read(folder: Folder):
+    folder.write({"loans": {"path": "a.csv", "broken": "last_good"}})
+    (folder.root / "a.csv").write_bytes(csv(1, 2))
+    folder.ingest()
+    (folder.root / "a.csv").write_bytes(csv(1, 2) + b"Ann Smith\xff,1\n")
+    _, gathered = folder.ingest()
+    assert "Ann Smith" in gathered.broken["loans"].reason
+    with open_parts(folder.root) as parts:
+        assert not [entry for entry in parts.ledger.events() if "Ann Smith" in json.dumps(entry.body)]
+    assert folder.status()[0]["reason"] == "a.csv: its rows cannot be read; the command that reads them says why"
+
+
 def test_done_without_prepare_gets_no_rows_of_the_same_columns(folder: Folder, web: Web):
     (folder.root / "a.csv").write_bytes(csv(1, 2))
     web.page("/b.csv", answer(404), answer(200, csv(3, 4, 5)), answer(404))
@@ -320,7 +332,7 @@ def test_killed_at_random_moments_the_rows_converge(folder: Folder, tmp_path: Pa
         database.commit()
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            process.wait(float(random.uniform(0.3, 2.5)))
+            process.wait(float(random.uniform(0.3, 4)))
         except subprocess.TimeoutExpired:
             process.kill()
             killed += 1

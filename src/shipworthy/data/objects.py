@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -18,6 +18,9 @@ from shipworthy.data.attempts import Deadline
 from shipworthy.data.downloads import Download, Downloads, judge_size, size_in_words
 from shipworthy.data.http import suffix_of
 from shipworthy.kernel.errors import DeadlineError, SourceError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
 
 _CHUNK_BYTES = 1 << 20
 _CONNECT_S = 10.0
@@ -124,10 +127,7 @@ def reach(objects: Objects, deadline: Deadline) -> str:
 def _open(objects: Objects, deadline: Deadline) -> S3Store:
     settings = objects.settings
     config: dict[str, Any] = {"region": settings["region"]}
-    if "access_key" in settings:
-        config |= {"access_key_id": settings["access_key"], "secret_access_key": settings["secret_key"]}
-        config |= {"session_token": settings["session_token"]} if "session_token" in settings else {}
-    else:
+    if "access_key" not in settings:
         config["skip_signature"] = True  # or it asks the network for a machine's own keys
     endpoint = settings.get("endpoint", "")
     if endpoint:
@@ -142,7 +142,18 @@ def _open(objects: Objects, deadline: Deadline) -> S3Store:
             "connect_timeout": min(left, timedelta(seconds=_CONNECT_S)),
         },
         retry_config={"max_retries": 0, "retry_timeout": left},  # who calls tries again
+        credential_provider=None if "skip_signature" in config else lambda: _credential(settings),
     )
+
+
+def _credential(settings: Mapping[str, str]) -> "S3Credential":
+    """The keys, which must not be mixed with a token that stands in the environment for others."""
+    return {
+        "access_key_id": settings["access_key"],
+        "secret_access_key": settings["secret_key"],
+        "token": settings.get("session_token"),
+        "expires_at": None,
+    }
 
 
 def _listed(store: S3Store, objects: Objects, deadline: Deadline) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ class DataFacts:
     reasons: Mapping[str, int] = field(default_factory=dict)  # why rows were quarantined
     sources: Mapping[str, str] = field(default_factory=dict)  # name -> digest of what was read
     questions: Sequence[str] = ()  # that the rows raise
+    broken: Mapping[str, str] = field(default_factory=dict)  # name -> what stood in for a source that was broken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ def _data(data: DataFacts) -> str:
     share = data.quarantined / max(data.rows + data.quarantined, 1)
     lines = [f"- snapshot `{data.snapshot}`: {data.rows:,} rows accepted"]
     lines += [f"- source {name}: `{digest}`" for name, digest in sorted(data.sources.items())]
+    lines += [f"- **source {name} was broken**: {words}" for name, words in sorted(data.broken.items())]
     lines.append(f"- {data.quarantined:,} rows quarantined ({share:.2%})")
     by_count = sorted(data.reasons.items(), key=lambda item: (-item[1], item[0]))
     lines += [f"  - {reason}: {count:,}" for reason, count in by_count]

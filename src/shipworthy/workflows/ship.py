@@ -102,7 +102,7 @@ def take_snapshot(shipping: Shipping, gathered: Gathered, code: Mapping[str, str
 def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipReport:
     contract = shipping.contract
     ingested = take_snapshot(shipping, gathered, code)
-    broken = {name: source.to_json() for name, source in gathered.broken.items()}
+    broken = {name: {**found.to_json(), "reason": found.reason} for name, found in gathered.broken.items()}
     python = contract.serving.python
     trained = shipping.stage(
         "train",

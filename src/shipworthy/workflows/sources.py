@@ -6,7 +6,7 @@ when its event is there, and not before.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shipworthy.data.sources import SourceRead
 
 SOURCE = "source"  # kind of thing in the ledger
+_UNREADABLE = "its rows cannot be read; the command that reads them says why"
 _BROKEN = (SourceError, UnavailableError, DeadlineError)  # what a source can be blamed for
 
 
@@ -38,15 +39,16 @@ _BROKEN = (SourceError, UnavailableError, DeadlineError)  # what a source can be
 class Broken:
     """A source that cannot be read or breaks a promise, and what stands in for it."""
 
-    reason: str
+    reason: str  # for who runs the command; it may show a row
+    recorded: str  # the same for the ledger, which holds no rows
     policy: str  # without, or last_good
     digest: str | None  # of the rows that are used instead
     since: float | None  # Unix seconds: when those were read
 
     def to_json(self) -> dict[str, Any]:
-        """How reports and events say it."""
+        """How events say it."""
         since = None if self.since is None else format_time(self.since)
-        return {"policy": self.policy, "reason": self.reason, "digest": self.digest, "since": since}
+        return {"policy": self.policy, "reason": self.recorded, "digest": self.digest, "since": since}
 
 
 @dataclass(slots=True)
@@ -76,6 +78,15 @@ class Gathered:
     def stand_ins(self) -> dict[str, list[str | None]]:
         """What an ingest of broken sources depends on beside the digests."""
         return {name: [broken.policy, broken.digest] for name, broken in self.broken.items()}
+
+
+def describe_stand_in(broken: Mapping[str, Any]) -> str:
+    """What stands in for a source, in words.
+
+    >>> describe_stand_in({"policy": "without", "since": None})
+    'it is done without'
+    """
+    return "it is done without" if broken["policy"] == "without" else f"rows of {broken['since']} are used"
 
 
 @contextmanager
@@ -116,24 +127,27 @@ def read_all(shipping: Shipping, gathered: Gathered) -> "tuple[dict[str, SourceR
         SourceError: as for `gathering`.
     """
     failures: dict[str, ShipworthyError] = {}
-    late: list[str] = []
+    unreadable: list[str] = []
     for name, source in shipping.contract.data.sources.items():
         shipping.tell("ingest", f"reading {source.path or name}")
         if name in gathered.broken:
             continue
         try:
             read = gathered.found[name].read()
-            _judge_rows(source, read.rows, source.path or source.url or name)
         except _BROKEN as error:
             failures[name] = error
-        else:
+            unreadable.append(name)
+            continue
+        wrong = _wrong_count(source, read.rows)
+        if wrong is None:
             gathered.reads[name] = read
+        else:
+            failures[name] = SourceError(f"{source.path or source.url}: {wrong}")
     if failures:
-        late = list(failures)
-        _answer(shipping, gathered, failures)
+        _answer(shipping, gathered, failures, unreadable)
     sources = shipping.contract.data.sources
     reads = {name: gathered.reads.get(name) or _stand_in(name, source, gathered) for name, source in sources.items()}
-    return reads, late
+    return reads, list(failures)
 
 
 def settle(shipping: Shipping, gathered: Gathered, late: Mapping[str, Any]) -> None:
@@ -191,16 +205,19 @@ def _find_all(shipping: Shipping, gathered: Gathered, fingerprints: Fingerprints
         }
     )
     failures: dict[str, ShipworthyError] = {}
+    unreadable: list[str] = []
     for name, result in results.items():
         if isinstance(result, ShipworthyError):
             failures[name] = result
+            if sources[name].query is not None and isinstance(result, SourceError):
+                unreadable.append(name)
             continue
         gathered.found[name] = result
         stale = _stale(sources[name], result, shipping.parts.now())
         if stale is not None:
             failures[name] = SourceError(stale)
     if failures:
-        _answer(shipping, gathered, failures)
+        _answer(shipping, gathered, failures, unreadable)
 
 
 def _find(
@@ -281,32 +298,45 @@ def _rounded(seconds: float) -> str:
     return f"{seconds:.3g}s"
 
 
-def _judge_rows(source: Source, rows: int, place: str) -> None:
+def _wrong_count(source: Source, rows: int) -> str | None:
+    """What is wrong with the number of rows of a source, if anything."""
     limits = source.rows
-    if limits is None:
-        return
-    if limits.at_least is not None and rows < limits.at_least:
-        raise SourceError(f"{place}: has {rows:,} rows; at least {limits.at_least:,} are promised (rows.at_least)")
-    if limits.at_most is not None and rows > limits.at_most:
-        raise SourceError(f"{place}: has {rows:,} rows; at most {limits.at_most:,} are promised (rows.at_most)")
+    if limits is not None and limits.at_least is not None and rows < limits.at_least:
+        return f"has {rows:,} rows; at least {limits.at_least:,} are promised (rows.at_least)"
+    if limits is not None and limits.at_most is not None and rows > limits.at_most:
+        return f"has {rows:,} rows; at most {limits.at_most:,} are promised (rows.at_most)"
+    return None
 
 
 # --- what stands in for a broken source
 
 
-def _answer(shipping: Shipping, gathered: Gathered, failures: Mapping[str, ShipworthyError]) -> None:
-    """Take what the contract says stands in for each source that failed; refuse, naming all, if one has nothing."""
+def _answer(
+    shipping: Shipping, gathered: Gathered, failures: Mapping[str, ShipworthyError], unreadable: Collection[str]
+) -> None:
+    """Take what the contract says stands in for each source that failed; refuse, naming all, if one has nothing.
+
+    Args:
+        shipping: what is shipped.
+        gathered: its sources.
+        failures: how each failed.
+        unreadable: those whose failure may show a row, which the ledger must not hold.
+    """
     refused: dict[str, ShipworthyError] = {}
     for name, error in failures.items():
+        if not isinstance(error, _BROKEN):
+            refused[name] = error
+            continue
         source = shipping.contract.data.sources[name]
-        answer = _choose(name, source, gathered, str(error)) if isinstance(error, _BROKEN) else error
-        if isinstance(answer, ShipworthyError):
-            refused[name] = answer
-        else:
+        recorded = f"{source.path or source.url}: {_UNREADABLE}" if name in unreadable else str(error)
+        answer = _choose(name, source, gathered, str(error), recorded)
+        if isinstance(answer, Broken):
             gathered.broken[name] = answer
-        if isinstance(error, _BROKEN) and _is_followed(source):
-            policy = "refuse" if isinstance(answer, ShipworthyError) else answer.policy
-            _record_broken(shipping.parts, name, source, str(answer if policy == "refuse" else error), policy, gathered)
+        else:
+            refused[name] = answer
+        if _is_followed(source):
+            policy = answer.policy if isinstance(answer, Broken) else "refuse"
+            _record_broken(shipping.parts, name, source, recorded, policy, gathered)
     if refused:
         lines = [f"source {name}: {error}" for name, error in refused.items()]
         ours = [error for error in refused.values() if not isinstance(error, _BROKEN)]
@@ -314,7 +344,7 @@ def _answer(shipping: Shipping, gathered: Gathered, failures: Mapping[str, Shipw
         raise kind("\n".join(lines))
 
 
-def _choose(name: str, source: Source, gathered: Gathered, reason: str) -> Broken | ShipworthyError:
+def _choose(name: str, source: Source, gathered: Gathered, reason: str, recorded: str) -> Broken | SourceError:
     known = gathered.known.get(name)
     if source.broken == "refuse":
         return SourceError(reason)
@@ -322,10 +352,10 @@ def _choose(name: str, source: Source, gathered: Gathered, reason: str) -> Broke
         held = [] if known is None else _held(known, last_good=True)
         if known is None or not held or not gathered.shelves(name).has(held):
             return SourceError(f"{reason}; there is no last good read that could be used")
-        return Broken(reason, "last_good", str(known["digest"]), float(known["read_at"]))
+        return Broken(reason, recorded, "last_good", str(known["digest"]), float(known["read_at"]))
     if known is None or known.get("empty") is None or not gathered.shelves(name).has([known["empty"]]):
         return SourceError(f"{reason}; it was never read, so its columns are not known and prepare cannot do without")
-    return Broken(reason, "without", None, float(known["read_at"]))
+    return Broken(reason, recorded, "without", None, float(known["read_at"]))
 
 
 def _stand_in(name: str, source: Source, gathered: Gathered) -> "SourceRead":

@@ -23,6 +23,7 @@ from shipworthy.workflows.gate import permit
 from shipworthy.workflows.principals import TOKEN_VARIABLE, acting
 from shipworthy.workflows.ship import ShipReport
 from shipworthy.workflows.ship import ship as run_ship
+from shipworthy.workflows.sources import describe_stand_in
 
 SECRETS = (TOKEN_VARIABLE, SIGNING_SETTING, *MASTER_SETTINGS)  # of the process, not for the user's training code
 WAIT_S = 0.5  # between two looks at who holds the project
@@ -86,7 +87,7 @@ def _ship(root: Path, tell: Any, wait: bool) -> ShipReport:
 
 def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment: dict[str, Any] | None = None) -> None:
     for name, broken in report.broken.items():
-        instead = "it is done without" if broken["policy"] == "without" else f"rows of {broken['since']} are used"
+        instead = describe_stand_in(broken)
         face.say(f"[bold yellow]Source {escape(name)} is broken[/], {instead}: {escape(broken['reason'])}")
     if all(stage.reused for stage in report.stages):
         face.say(f"Nothing new: {report.release or 'no release'} stands. ({seconds:.1f} s)")

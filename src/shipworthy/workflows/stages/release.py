@@ -12,6 +12,7 @@ from shipworthy.ledger.events import Event, format_time
 from shipworthy.release.bill import bill_of_materials, describe_packages
 from shipworthy.release.publish import Documents, place, publish
 from shipworthy.workflows.shipping import Shipping, environment_versions
+from shipworthy.workflows.sources import describe_stand_in
 from shipworthy.workflows.stages.folders import unpacked
 
 Outputs = dict[str, Any]
@@ -114,6 +115,7 @@ def _card_facts(
             reasons=ingested["reasons"],
             sources=ingested["sources"],
             questions=[found["words"] for found in ingested.get("findings", ())],
+            broken={name: describe_stand_in(broken) for name, broken in ingested.get("broken", {}).items()},
         ),
         training=TrainingFacts(
             run=trained["run"],
