@@ -63,7 +63,7 @@ def localise(values: pl.Expr, zone: str | None) -> pl.Expr:
 
 def _sample(texts: pl.Series) -> pl.Series:
     known = texts.drop_nulls()
-    return known.gather_every(max(1, len(known) // SAMPLE_ROWS)).head(SAMPLE_ROWS)
+    return known.gather_every(max(1, len(known) // SAMPLE_ROWS)).head(SAMPLE_ROWS).str.strip_chars()
 
 
 def _count(sample: pl.Series, pattern: str) -> int:

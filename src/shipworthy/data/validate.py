@@ -131,7 +131,7 @@ def _formats(wanted: dict[str, Column], frame: pl.DataFrame) -> dict[str, str]:
     for name, column in wanted.items():
         if column.type != "datetime" or frame.schema[name] != pl.String:
             continue
-        found = detect_format(frame[name].str.strip_chars())
+        found = detect_format(frame[name])
         if found is not None and found.ambiguous:
             raise DataError(
                 f"{name}: every date reads as month/day and as day/month; write year-month-day, such as 2026-03-31"
@@ -168,7 +168,7 @@ def _column_flags(
     if column.type in _KINDS and values.null_count() > (0 if read.absent is None else read.absent.sum()):
         pattern = f" of the format {formats[name]}" if name in formats else ""
         yield _Flag(f"{name}: not {_KINDS[column.type]}{pattern}", read.odd, name)
-    if column.values is not None:
+    if column.values is not None and not read.is_listed:
         noted = isinstance(column, Feature) and column.unknown != "reject"
         unknown = (~values.is_in(list(column.values))).fill_null(False)
         if unknown.any():

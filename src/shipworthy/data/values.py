@@ -29,6 +29,7 @@ class Read:
 
     values: pl.Series  # of the contract's type
     absent: pl.Series | None  # bool: where nothing stands; None: nowhere
+    is_listed: bool = False  # known to hold nothing but the category's values
 
     @property
     def odd(self) -> pl.Series:
@@ -111,7 +112,7 @@ def _completed(name: str, column: Column, found: pl.Series, tried: pl.Series, pa
     """What was read quickly, with the few other values read the whole way."""
     absent = found.is_null() if found.null_count() else None
     if tried.null_count() == found.null_count():
-        return Read(tried, absent)
+        return Read(tried, absent, is_listed=column.type == "category")
     rows = (tried.is_null() & found.is_not_null()).arg_true()
     known = found.gather(rows).to_frame().select(cleaned(name, column, found.dtype))
     values = known.select(typed(name, column, known.schema[name], pattern)).to_series()
