@@ -7,6 +7,7 @@ __all__ = [
     "infer",
     "leaks",
     "novelty",
+    "origins",
     "prepare",
     "prepare_child",
     "quality",

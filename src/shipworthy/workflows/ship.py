@@ -6,12 +6,14 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from shipworthy.bundle.format import DeployedRelease
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import digest_bytes
+from shipworthy.kernel.errors import ShipworthyError
 from shipworthy.workflows.fingerprints import Fingerprints, code_files
 from shipworthy.workflows.keys import ensure_data_key
 from shipworthy.workflows.layout import Project
@@ -67,7 +69,11 @@ def ship(parts: Parts, environment: Mapping[str, str], tell: Tell) -> ShipReport
         sources = source_digests(project, shipping.contract, fingerprints)
         code = {str(file.relative_to(project.root)): fingerprints.digest(file) for file in code_files(project.root)}
         fingerprints.save()
-        return _ship(shipping, sources, code)
+        try:
+            return _ship(shipping, sources, code)
+        finally:
+            if contract.lineage.openlineage is not None:
+                _tell_lineage(shipping)
 
 
 def source_digests(project: Project, contract: Contract, fingerprints: Fingerprints) -> dict[str, str]:
@@ -169,6 +175,17 @@ def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str,
         StageReport("deploy", False, time.perf_counter() - started, f"local, generation {generation}")
     )
     return {"state": "deployed", "environment": "local", "generation": generation}
+
+
+def _tell_lineage(shipping: Shipping) -> None:
+    """Tell the contract's receiver what was done; one that is away is told of later, and holds nothing up."""
+    from shipworthy.workflows.tell_lineage import tell_lineage  # HTTP, which others do without
+
+    parts = shipping.parts
+    with suppress(ShipworthyError):
+        told = tell_lineage(parts.project, parts.ledger, shipping.environment, parts.now, contract=shipping.contract)
+        if told is not None and told.is_news:
+            shipping.tell("lineage", str(told))
 
 
 # The stages' files load the engines of data, models and serving; with nothing new `ship` loads none of them.

@@ -7,12 +7,13 @@ from typing import Any
 import polars as pl
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.origins import trace, trace_columns
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
 from shipworthy.data.snapshot import take
 from shipworthy.data.sources import SourceRead, read_source
 from shipworthy.data.validate import Validated, judge_batch, validate
-from shipworthy.kernel.digest import digest_json
+from shipworthy.kernel.digest import digest_bytes, digest_json
 from shipworthy.kernel.errors import DataError
 from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
@@ -48,6 +49,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
     snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
     profile = put_json(parts, profile_frame(validated.accepted.drop(_personal(contract))), "profile")
+    origins = parts.artefacts.put_bytes(trace(contract, reads, frame, validated), "origins").digest
     outputs: Outputs = {
         "snapshot": snapshot.digest,
         "version": snapshot.version,
@@ -59,7 +61,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "formats": dict(validated.formats),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
-        "artefacts": {"profile": profile},
+        "artefacts": {"profile": profile, "origins": origins},
         "detail": _ingest_detail(snapshot.rows, validated),
     }
     links = [
@@ -70,11 +72,16 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         }
         for name, digest in sources.items()
     ]
+    prepared_by = _prepare_file(contract)
+    if prepared_by is not None:
+        digest = digest_bytes((project.root / prepared_by).read_bytes())
+        links.append({"parent": f"file:{prepared_by}@{digest}", "relation": "ran", "child": snapshot_node(outputs)})
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": profile})
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,
-        "artefacts": [artefact_entry(parts, profile, "profile")],
+        "columns": trace_columns(contract, reads, validated.accepted),
+        "artefacts": [artefact_entry(parts, profile, "profile"), artefact_entry(parts, origins, "origins")],
         "links": links,
     }
     shipping.record(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
@@ -84,6 +91,12 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
 def _personal(contract: Contract) -> list[str]:
     """Columns whose values no profile may repeat."""
     return [name for name, column in (*contract.context.items(), *contract.features.items()) if column.personal]
+
+
+def _prepare_file(contract: Contract) -> str | None:
+    """The project's file that holds the code of `data.prepare`; None for SQL, or without one."""
+    file, colon, _ = (contract.data.prepare or "").strip().partition(":")
+    return file if colon and file.endswith(".py") else None
 
 
 def _malformed(reads: Mapping[str, SourceRead]) -> pl.DataFrame | None:

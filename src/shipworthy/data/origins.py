@@ -1,0 +1,272 @@
+"""Origins: the line of a source that each row of a snapshot came from, as runs of rows.
+
+Without `data.prepare` every row is traced. Behind it a row is traced where that is certain: by the contract's key into
+a source where it stands once; without a key, into a source that `prepare` kept row for row.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shipworthy.contract.expressions import parse_expression
+from shipworthy.contract.types import Contract
+from shipworthy.data.columns import kinds
+from shipworthy.data.sources import SourceRead
+from shipworthy.data.validate import Validated
+from shipworthy.kernel.errors import IntegrityError
+
+RUNS: dict[str, type[pl.DataType]] = {
+    "source": pl.String,  # its name in the contract
+    "place": pl.String,  # the file as the contract names it
+    "unit": pl.String,  # what `line` counts: lines of a text file, rows of another source; both from 1
+    "line": pl.Int64,  # of the run's first row
+    "lines": pl.Int64,  # of each row: more than 1 where a quoted field holds line breaks
+    "prepared": pl.Int64,  # row of the prepared frame, from 1; null where the line is malformed
+    "row": pl.Int64,  # row of the snapshot, from 1; null where the row is in quarantine
+    "rows": pl.Int64,  # in the run
+}
+CHUNK_BYTES = 16 * 2**20
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
+_NEWLINE, _RETURN, _QUOTE = 10, 13, 34
+Unit = Literal["line", "row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One row, at both ends."""
+
+    source: str
+    place: str
+    unit: Unit
+    line: int
+    prepared: int | None
+    row: int | None  # of the snapshot; None: it is in quarantine
+
+
+def trace(contract: Contract, reads: Mapping[str, SourceRead], frame: pl.DataFrame, validated: Validated) -> bytes:
+    """The runs of rows that came from each source, as Parquet with the columns `RUNS`; no values of any row.
+
+    Args:
+        contract: says whether rows were prepared, and names the key.
+        reads: of every source.
+        frame: the prepared rows.
+        validated: what became of them.
+    """
+    rows = _snapshot_rows(frame.height, validated)
+    found = [pl.DataFrame(schema=RUNS)]
+    for name, read in reads.items():
+        unit, lines, spans = _lines(read)
+        place = contract.data.sources[name].path or name
+        places = _places(contract, read.frame, frame)
+        if places is not None:
+            found.append(_runs(name, place, unit, lines, spans, places, rows))
+        found.append(_malformed(name, place, read.malformed))
+    buffer = io.BytesIO()
+    pl.concat(found).write_parquet(buffer, compression="zstd", statistics=False)
+    return buffer.getvalue()
+
+
+def trace_columns(contract: Contract, reads: Mapping[str, SourceRead], accepted: pl.DataFrame) -> list[dict[str, Any]]:
+    """Of each column of the snapshot: name, type, missing values, where it came from, and whether models read it.
+
+    A derived column names its `expression` and the columns of the snapshot that it reads (`columns`); without
+    `data.prepare` another one names its `source` and what it is called there (`field`).
+    """
+    known = kinds(contract) | {contract.target.column: "float" if contract.target.values is None else "category"}
+    only = next(iter(reads.values())) if contract.data.prepare is None else None
+    return [
+        {"name": column.name, "type": known[column.name], "missing": column.null_count()}
+        | ({"model": True} if column.name in contract.model_columns else {})
+        | _parentage(contract, only, column.name)
+        for column in accepted
+    ]
+
+
+def _parentage(contract: Contract, only: SourceRead | None, name: str) -> dict[str, Any]:
+    if name in contract.derived:
+        text = contract.derived[name].from_
+        return {"expression": text, "columns": list(parse_expression(text, kinds(contract)).columns)}
+    return {} if only is None else {"source": only.name, "field": only.names.get(name, name)}
+
+
+def read_origins(content: bytes) -> pl.DataFrame:
+    """The runs that `trace` wrote; none of nothing.
+
+    Raises:
+        IntegrityError: it is not that.
+    """
+    if not content:
+        return pl.DataFrame(schema=RUNS)
+    try:
+        runs = pl.read_parquet(io.BytesIO(content))
+    except pl.exceptions.PolarsError as error:
+        raise IntegrityError(f"the origins of a snapshot do not hold a table: {error}") from None
+    if runs.columns != list(RUNS):
+        raise IntegrityError(f"the origins of a snapshot have the columns {', '.join(runs.columns)}")
+    return runs
+
+
+def find_line(runs: pl.DataFrame, place: str, line: int) -> list[Origin]:
+    """What became of line (or row) `line` of the source or file `place`."""
+    at = (line - pl.col("line")) // pl.col("lines")
+    inside = (line >= pl.col("line")) & (at < pl.col("rows"))
+    named = (pl.col("place") == place) | (pl.col("source") == place)
+    return _origins(runs.filter(named & inside), at)
+
+
+def find_row(runs: pl.DataFrame, row: int) -> list[Origin]:
+    """Where row `row` of the snapshot, from 1, came from: one place for each source that it is traced into."""
+    at = row - pl.col("row")
+    return _origins(runs.filter((at >= 0) & (at < pl.col("rows"))), at)
+
+
+def _origins(runs: pl.DataFrame, at: pl.Expr) -> list[Origin]:
+    placed = runs.select(
+        "source", "place", "unit", pl.col("line") + at * pl.col("lines"), pl.col("prepared") + at, pl.col("row") + at
+    )
+    return [Origin(*row) for row in placed.iter_rows()]
+
+
+# --- where rows are
+
+
+def _snapshot_rows(height: int, validated: Validated) -> NDArray[np.int64]:
+    """The snapshot's row of each prepared row, both from 0; -1 where it is in quarantine."""
+    held = validated.quarantined.to_series(0).drop_nulls().to_numpy() - 1
+    accepted = np.ones(height, dtype=bool)
+    accepted[held] = False
+    return np.where(accepted, np.cumsum(accepted) - 1, -1).astype(np.int64)
+
+
+def _places(contract: Contract, source: pl.DataFrame, frame: pl.DataFrame) -> NDArray[np.int64] | None:
+    """The source's row of each prepared row, from 0, -1 where it is not known; None where none is."""
+    if contract.data.prepare is None:
+        return np.arange(frame.height)
+    for key in contract.context_by_role("key"):
+        if key in source.columns and key in frame.columns:
+            known = source.select(pl.col(key).cast(pl.String)).with_row_index("place").drop_nulls(key)
+            once = known.unique(key, keep="none")
+            wanted = frame.select(pl.col(key).cast(pl.String))
+            places = wanted.join(once, on=key, how="left", maintain_order="left")["place"]
+            return places.cast(pl.Int64).fill_null(-1).to_numpy()
+    return np.arange(frame.height) if _is_kept(source, frame) else None
+
+
+def _is_kept(source: pl.DataFrame, frame: pl.DataFrame) -> bool:
+    """Whether the prepared rows are the source's: as many, and alike in columns that tell one row from the other."""
+    shared = [name for name in source.columns if source.schema[name] == frame.schema.get(name)]
+    kept = bool(shared) and source.height == frame.height and source.select(shared).equals(frame.select(shared))
+    return kept and (len(shared) == source.width or source.select(shared).n_unique() == source.height)
+
+
+def _runs(
+    source: str,
+    place: str,
+    unit: Unit,
+    lines: NDArray[np.int64],
+    spans: NDArray[np.int64],
+    places: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> pl.DataFrame:
+    prepared = np.flatnonzero(places >= 0)
+    line, span, row = lines[places[prepared]], spans[places[prepared]], rows[prepared]
+    goes_on = (np.diff(prepared) == 1) & (np.diff(line) == span[:-1]) & (np.diff(span) == 0)
+    goes_on &= np.where(row[1:] < 0, row[:-1] < 0, (row[:-1] >= 0) & (np.diff(row) == 1))
+    first = np.flatnonzero(np.concatenate((np.ones(min(len(prepared), 1), dtype=bool), ~goes_on)))
+    return pl.DataFrame(
+        {
+            "source": pl.repeat(source, len(first), dtype=pl.String, eager=True),
+            "place": pl.repeat(place, len(first), dtype=pl.String, eager=True),
+            "unit": pl.repeat(unit, len(first), dtype=pl.String, eager=True),
+            "line": line[first],
+            "lines": span[first],
+            "prepared": prepared[first] + 1,
+            "row": pl.Series(row[first] + 1).replace(0, None),
+            "rows": np.diff(np.append(first, len(prepared))),
+        },
+        schema=RUNS,
+    )
+
+
+def _malformed(source: str, place: str, malformed: pl.DataFrame) -> pl.DataFrame:
+    """The lines that could not be parted in fields."""
+    return malformed.select(
+        pl.lit(source).alias("source"),
+        pl.lit(place).alias("place"),
+        pl.lit("line").alias("unit"),
+        pl.col("line").cast(pl.Int64),
+        pl.lit(1, pl.Int64).alias("lines"),
+        pl.lit(None, pl.Int64).alias("prepared"),
+        pl.lit(None, pl.Int64).alias("row"),
+        pl.lit(1, pl.Int64).alias("rows"),
+    )
+
+
+# --- where lines are
+
+
+def _lines(read: SourceRead) -> tuple[Unit, NDArray[np.int64], NDArray[np.int64]]:
+    """Where each row of a source begins, and how many lines it has; rows are counted where there are no lines."""
+    rows = np.arange(1, read.frame.height + 1), np.ones(read.frame.height, dtype=np.int64)
+    suffix = Path(read.path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in TEXT_SUFFIXES:
+        return ("row", *rows)
+    header = 0 if suffix in (".jsonl", ".ndjson") else 1
+    try:
+        starts, spans = record_lines(_chunks(read.path))
+    except (OSError, EOFError, zlib.error):  # it is gone since it was read
+        return ("row", *rows)
+    starts, spans = starts[header:], spans[header:]
+    if read.malformed.height and len(starts):
+        whole = ~np.isin(starts, read.malformed["line"].to_numpy())
+        starts, spans = starts[whole], spans[whole]
+    return ("line", starts, spans) if len(starts) == read.frame.height else ("row", *rows)
+
+
+def record_lines(chunks: Iterator[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The line, from 1, at which each record of a text begins, and how many lines it has; blank ones are left out.
+
+    Args:
+        chunks: of the text; a line break between quotes ends no record.
+    """
+    ends: list[NDArray[np.int64]] = []  # the lines that end a record
+    blank: list[NDArray[np.bool_]] = []  # which of them are blank
+    counted, length, inside, last = 0, 0, 0, _NEWLINE  # lines, bytes of the open line, quote is open, byte before
+    for chunk in chunks:
+        text = np.frombuffer(chunk, dtype=np.uint8)
+        newlines = np.flatnonzero(text == _NEWLINE)
+        quotes = np.flatnonzero(text == _QUOTE) if b'"' in chunk else np.empty(0, dtype=np.int64)
+        outside = (np.searchsorted(quotes, newlines) + inside) % 2 == 0
+        before = np.where(newlines > 0, text[newlines - 1], last)  # the byte before each line break
+        widths = np.diff(newlines, prepend=-1 - length) - 1
+        empty = (widths == 0) | ((widths == 1) & (before == _RETURN))
+        ends.append(np.flatnonzero(outside) + counted + 1)
+        blank.append(empty[outside])
+        counted += len(newlines)
+        length = len(text) - 1 - int(newlines[-1]) if len(newlines) else length + len(text)
+        inside = (inside + len(quotes)) % 2
+        last = int(text[-1])
+    if length:  # the last line has no end
+        ends.append(np.array([counted + 1]))
+        blank.append(np.array([False]))
+    stops = np.concatenate(ends) if ends else np.empty(0, dtype=np.int64)
+    spans = np.diff(stops, prepend=0)
+    kept = ~np.concatenate(blank) if blank else np.empty(0, dtype=bool)
+    return (stops - spans + 1)[kept], spans[kept]
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if packed else file
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
