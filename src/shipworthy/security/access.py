@@ -80,6 +80,8 @@ VERBS: Mapping[str, Verb] = {
     "check": Verb(PUBLIC),
     "demo": Verb(PUBLIC),
     "contract schema": Verb(PUBLIC),
+    "contract export": Verb(PUBLIC),
+    "contract import": Verb(PUBLIC),
     "verify": Verb(PUBLIC),  # takes the public key alone
     "audit prove": Verb(PUBLIC),  # as verify
     "health": Verb(PUBLIC),

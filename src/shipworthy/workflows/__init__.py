@@ -42,6 +42,7 @@ __all__ = [
     "ship",
     "shipping",
     "stages",
+    "standards",
     "tell_lineage",
     "templates",
     "tokens",

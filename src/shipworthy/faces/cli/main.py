@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Prove that releases and the audit log are intact."),
     "lineage": ("lineage", "What something was made from, and what was made of it."),
     "card": ("documents", "Print a release's model card."),
-    "contract": ("documents", "The contract's JSON Schema."),
+    "contract": ("contract", "The contract's JSON Schema; ODCS data contracts out and in."),
     "audit": ("audit", "Export an anchor, prove an entry, rebuild the database."),
     "backup": ("backup", "A project in one file, and back."),
     "demo": ("demo", "A whole story on real data, in a fresh folder."),
