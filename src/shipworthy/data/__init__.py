@@ -15,6 +15,7 @@ __all__ = [
     "snapshot",
     "sources",
     "split",
+    "table_files",
     "tables",
     "validate",
     "values",

@@ -92,6 +92,7 @@ VERBS: Mapping[str, Verb] = {
     "loadtest": Verb("read"),  # of a server of its own, on the caller's machine
     "alerts": Verb("read"),
     "lineage": Verb("read"),
+    "data describe": Verb("read"),
     "card": Verb("read"),
     "user list": Verb("read"),
     "token list": Verb("read"),

@@ -12,6 +12,7 @@ __all__ = [
     "compact",
     "control",
     "deploy",
+    "describe",
     "drafts",
     "explain",
     "fingerprints",

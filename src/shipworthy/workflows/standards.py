@@ -91,7 +91,7 @@ def to_yaml(document: dict[str, Any]) -> str:
     r"""`document` as YAML in its own order; a text that the contract would read as something else is quoted.
 
     >>> to_yaml({"a": "no", "b": "1e5", "c": 1})
-    '{a: "no", b: "1e5", c: 1}\n'
+    'a: "no"\nb: "1e5"\nc: 1\n'
     """
     return yaml.dump(
         document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH, default_flow_style=None
