@@ -115,6 +115,21 @@ def test_a_row_of_a_repeated_key_is_not_guessed(make, two):
     assert [len(find_row(runs, row)) for row in (1, 2, 3)] == [1, 1, 0]
 
 
+def test_sources_put_one_below_the_other_are_traced_each_into_its_own(make, two):
+    loans, _ = two
+    more = SourceRead("more", loans.frame.with_columns(income=pl.lit("9")), loans.path, "", 0, 3)
+    runs, _ = traced(make, pl.concat([loans.frame, more.frame]), loans, more, context={}, prepare="p.py:p")
+    assert [(o.source, o.line) for row in (1, 3, 4, 6) for o in find_row(runs, row)] == [
+        ("loans", 2), ("loans", 4), ("more", 2), ("more", 4),
+    ]  # fmt: skip
+    keyed, validated = traced(make, pl.concat([loans.frame, more.frame]), loans, more, prepare="p.py:p")
+    assert validated.quarantined.height == 3  # their keys stand twice
+    assert [o.row for o in find_line(keyed, "more", 2)] == [None]
+    mixed, _ = traced(make, pl.concat([more.frame, loans.frame[1:]]), loans, more, prepare="p.py:p")
+    assert find_line(mixed, "more", 3) == []  # its key stands twice among the prepared rows
+    assert find_line(mixed, "more", 2) != []
+
+
 def test_an_aggregate_is_not_traced(make, two):
     loans, _ = two
     sums = loans.frame.group_by("branch", maintain_order=True).agg(

@@ -1,7 +1,7 @@
 """Origins: the line of a source that each row of a snapshot came from, as runs of rows.
 
-Without `data.prepare` every row is traced. Behind it a row is traced where that is certain: by the contract's key into
-a source where it stands once; without a key, into a source that `prepare` kept row for row.
+Without `data.prepare` every row is traced. Behind it a row is traced into sources that `prepare` kept row for row, or
+put one below the other, and else to the source's row of the same key, where that key stands once at both ends.
 """
 
 import gzip
@@ -62,10 +62,14 @@ def trace(contract: Contract, reads: Mapping[str, SourceRead], frame: pl.DataFra
     """
     rows = _snapshot_rows(frame.height, validated)
     found = [pl.DataFrame(schema=RUNS)]
+    is_union, offset = sum(read.frame.height for read in reads.values()) == frame.height, 0
     for name, read in reads.items():
         unit, lines, spans = _lines(read)
         place = contract.data.sources[name].path or name
-        places = _places(contract, read.frame, frame)
+        part = frame[offset : offset + read.frame.height] if is_union else frame
+        kept = contract.data.prepare is None or _is_kept(read.frame, part)
+        places = _kept(frame.height, part.height, offset if is_union else 0) if kept else _keyed(contract, read, frame)
+        offset += read.frame.height
         if places is not None:
             found.append(_runs(name, place, unit, lines, spans, places, rows))
         found.append(_malformed(name, place, read.malformed))
@@ -146,22 +150,31 @@ def _snapshot_rows(height: int, validated: Validated) -> NDArray[np.int64]:
     return np.where(accepted, np.cumsum(accepted) - 1, -1).astype(np.int64)
 
 
-def _places(contract: Contract, source: pl.DataFrame, frame: pl.DataFrame) -> NDArray[np.int64] | None:
-    """The source's row of each prepared row, from 0, -1 where it is not known; None where none is."""
-    if contract.data.prepare is None:
-        return np.arange(frame.height)
+def _kept(height: int, rows: int, start: int) -> NDArray[np.int64]:
+    """The source's row of each prepared row, both from 0, where its rows stand from `start` on; -1 elsewhere."""
+    places = np.full(height, -1)
+    places[start : start + rows] = np.arange(rows)
+    return places
+
+
+def _keyed(contract: Contract, read: SourceRead, frame: pl.DataFrame) -> NDArray[np.int64] | None:
+    """The source's row of each prepared row by the contract's key; None where one of them lacks it."""
     for key in contract.context_by_role("key"):
-        if key in source.columns and key in frame.columns:
-            known = source.select(pl.col(key).cast(pl.String)).with_row_index("place").drop_nulls(key)
-            once = known.unique(key, keep="none")
-            wanted = frame.select(pl.col(key).cast(pl.String))
-            places = wanted.join(once, on=key, how="left", maintain_order="left")["place"]
-            return places.cast(pl.Int64).fill_null(-1).to_numpy()
-    return np.arange(frame.height) if _is_kept(source, frame) else None
+        if key in read.frame.columns and key in frame.columns:
+            return _by_key(read.frame[key].cast(pl.String), frame[key].cast(pl.String))
+    return None
+
+
+def _by_key(source: pl.Series, frame: pl.Series) -> NDArray[np.int64]:
+    """The source's row of the same key, where that stands once at both ends."""
+    once = source.to_frame("key").with_row_index("place").drop_nulls("key").unique("key", keep="none")
+    wanted = frame.to_frame("key").with_columns(once=pl.col("key").is_unique())
+    found = wanted.join(once, on="key", how="left", maintain_order="left")
+    return found.select(pl.when("once").then("place")).to_series().cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def _is_kept(source: pl.DataFrame, frame: pl.DataFrame) -> bool:
-    """Whether the prepared rows are the source's: as many, and alike in columns that tell one row from the other."""
+    """Whether these rows are the source's: as many, and alike in columns that tell one row from the other."""
     shared = [name for name in source.columns if source.schema[name] == frame.schema.get(name)]
     kept = bool(shared) and source.height == frame.height and source.select(shared).equals(frame.select(shared))
     return kept and (len(shared) == source.width or source.select(shared).n_unique() == source.height)
@@ -220,8 +233,12 @@ def _lines(read: SourceRead) -> tuple[Unit, NDArray[np.int64], NDArray[np.int64]
     if suffix not in TEXT_SUFFIXES:
         return ("row", *rows)
     header = 0 if suffix in (".jsonl", ".ndjson") else 1
+    records = read.rows + header
     try:
-        starts, spans = record_lines(_chunks(read.path))
+        if _count_lines(_chunks(read.path)) == records:  # then each record is one line
+            starts, spans = np.arange(1, records + 1), np.ones(records, dtype=np.int64)
+        else:
+            starts, spans = record_lines(_chunks(read.path))
     except (OSError, EOFError, zlib.error):  # it is gone since it was read
         return ("row", *rows)
     starts, spans = starts[header:], spans[header:]
@@ -229,6 +246,14 @@ def _lines(read: SourceRead) -> tuple[Unit, NDArray[np.int64], NDArray[np.int64]
         whole = ~np.isin(starts, read.malformed["line"].to_numpy())
         starts, spans = starts[whole], spans[whole]
     return ("line", starts, spans) if len(starts) == read.frame.height else ("row", *rows)
+
+
+def _count_lines(chunks: Iterator[bytes]) -> int:
+    """Line breaks, and a last line that has none."""
+    count, last = 0, b"\n"
+    for chunk in chunks:
+        count, last = count + chunk.count(b"\n"), chunk[-1:]
+    return count + (last != b"\n")
 
 
 def record_lines(chunks: Iterator[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

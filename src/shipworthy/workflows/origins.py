@@ -15,7 +15,7 @@ from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.events import Entry
 from shipworthy.ledger.store import Ledger
 from shipworthy.security.vault import SEALED_SUFFIX
-from shipworthy.workflows.inspect import release_name
+from shipworthy.workflows.inspect import inside, release_name
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import read_contract
 from shipworthy.workflows.quarantine import quarantine_context
@@ -58,7 +58,7 @@ def row_lineage(project: Project, ledger: Ledger, name: str) -> list[Sighting] |
     if keyed and (key := seen.key_named(keyed[1])) is not None:
         found = list(seen.by_key(key, keyed[2]))
     elif placed:
-        place, number = placed[1], int(placed[2])
+        place, number = inside(project, placed[1]), int(placed[2])
         snapshots = seen.snapshots_named(place)
         if not snapshots and not seen.has_place(place):
             return None
