@@ -123,17 +123,14 @@ def _show(face: Face, trail: Trail) -> None:
 
 def _show_rows(face: Face, node: str, sightings: Sequence[Sighting]) -> None:
     face.say(f"[bold]{escape(node)}[/]")
-    rows = []
     for seen in sightings:
-        places = ", ".join(f"{origin.place} {origin.unit} {origin.line:,}" for origin in seen.origins)
-        snapshot = f"snapshot {short(seen.snapshot)}"
+        places = " and ".join(f"{origin.unit} {origin.line:,} of {origin.place}" for origin in seen.origins)
+        face.say(f"  {escape(places or 'of no known line')}, read {seen.taken}:")
         if seen.row is None:
-            became = f"in quarantine ({seen.reasons or 'its reasons are not here'})"
-        else:
-            became = f"row {seen.row:,} of {snapshot}"
-        met = "nobody" if seen.row is None else ", ".join((*seen.runs, *seen.releases)) or "nobody yet"
-        rows.append((places or "not known", seen.taken, became, met))
-    face.table(("came from", "read", "became", "seen by"), rows)
+            face.say(f"    [yellow]in quarantine[/]: {escape(seen.reasons or 'its reasons are not here')}")
+            continue
+        met = ", ".join((*seen.releases, *seen.runs))
+        face.say(f"    row {seen.row:,} of snapshot {short(seen.snapshot)}, seen by {escape(met) or 'nobody yet'}")
 
 
 def short(node: str) -> str:
