@@ -162,6 +162,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # what each verb needs to come as far as 
     "token create": ("kim",),
     "token revoke": ("kim-00000000", "--reason", "r"),
     "lineage": ("nothing",),
+    "data describe": ("--croissant", "croissant.json"),
     "card": (),
     "backup create": ("nowhere/backup.tar",),
     "audit export": ("--out", "entries"),

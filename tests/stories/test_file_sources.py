@@ -103,7 +103,7 @@ def test_a_file_that_is_not_as_the_contract_says_is_told_by_check(tmp_path: Path
         assert done.code == 1, words
         message = done.document["error"]["message"]
         assert words in message
-        assert message.startswith(str(path))
+        assert message.startswith(f"source loans: {path}")
         assert message.endswith("(data.sources.loans)")
 
 

@@ -143,7 +143,10 @@ def _check_secrets(reading: _Reading) -> None:
 
 def _is_address(path: Path) -> bool:
     """Whether what stands there is an address, in which `${NAME}` is replaced when it is used."""
-    return (path[:2] == ("data", "sources") and path[-1] == "url") or path[:2] == ("alerts", "webhooks")
+    return (path[:2] == ("data", "sources") and path[-1] == "url") or path[:2] in (
+        ("alerts", "webhooks"),
+        ("lineage", "openlineage"),
+    )
 
 
 def _secret_reason(path: Path, value: str | int) -> str | None:

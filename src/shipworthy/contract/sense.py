@@ -25,6 +25,7 @@ from shipworthy.contract.types import (
     Environment,
     Feature,
     Gates,
+    Lineage,
     Metric,
     MetricLimit,
     Records,
@@ -36,6 +37,7 @@ from shipworthy.contract.types import (
     Target,
     Training,
     Value,
+    is_receiver,
 )
 from shipworthy.kernel.errors import ExpressionError
 
@@ -76,6 +78,7 @@ class Draft:
     records: Records | None = None
     environments: dict[str, Environment] = field(default_factory=dict)
     retrain: Retrain | None = None
+    lineage: Lineage | None = None
     broken: set[Path] = field(default_factory=set)
 
     def is_sound(self, *path: str | int) -> bool:
@@ -898,6 +901,22 @@ def _check_retrain(draft: Draft, report: Report) -> None:
     _check_unique(retrain.when, ("retrain", "when"), report)
 
 
+def _check_lineage(draft: Draft, report: Report) -> None:
+    lineage = draft.lineage
+    if lineage is None:
+        return
+    place, path = lineage.openlineage, ("lineage", "openlineage")
+    if place is None:
+        if lineage.token is not None:
+            report(("lineage", "token"), "a token goes to an address; name it in lineage.openlineage", at_key=True)
+    elif not is_receiver(place):
+        _check_inside(place, path, report)
+        if lineage.token is not None:
+            report(("lineage", "token"), "a token goes to an address, and lineage.openlineage is a file", at_key=True)
+    elif "://" in place.partition("$")[0] and not place.lower().startswith(("http://", "https://")):
+        report(path, f"{place[:60]!r} is neither an http or https address nor a file in the project")
+
+
 _RULES: tuple[Callable[[Draft, Report], None], ...] = (
     _check_names,
     _check_columns,
@@ -914,4 +933,5 @@ _RULES: tuple[Callable[[Draft, Report], None], ...] = (
     _check_serving,
     _check_environments,
     _check_retrain,
+    _check_lineage,
 )

@@ -700,6 +700,28 @@ class Alerts(Section):
     )
 
 
+class Lineage(Section):
+    """Who is told of every run, in the OpenLineage standard, beside the ledger; nobody by default."""
+
+    openlineage: Text | None = Field(
+        None,
+        description="where events go: an http or https address (without a path: its `/api/v1/lineage`), with secrets "
+        "only as `${NAME}`, or a file in the project, one event a line",
+    )
+    token: Annotated[str, Field(pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")] | None = Field(
+        None, description="bearer token that an address asks for, as `${NAME}`"
+    )
+
+
+def is_receiver(place: str) -> bool:
+    """Whether `lineage.openlineage` names an address rather than a file.
+
+    >>> is_receiver("https://lineage.example"), is_receiver("${OPENLINEAGE_URL}"), is_receiver("lineage.ndjson")
+    (True, True, False)
+    """
+    return "://" in place or place.startswith("${")
+
+
 class Retrain(Section):
     """What calls for training anew."""
 
@@ -745,6 +767,7 @@ class Contract(Section):
     alerts: Alerts = Field(
         Alerts(), description="whom an alert reaches: http or https addresses that get it as JSON, secrets as `${NAME}`"
     )
+    lineage: Lineage = Field(Lineage(), description="who is told of every run, as OpenLineage events")
 
     def context_by_role(self, role: Role) -> tuple[str, ...]:
         """Names of the context columns with `role`, in contract order."""

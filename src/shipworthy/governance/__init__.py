@@ -1,3 +1,3 @@
 """From the ledger to cards and reports."""
 
-__all__ = ["card", "portfolio"]
+__all__ = ["card", "croissant", "odcs", "odcs_import", "openlineage", "portfolio"]

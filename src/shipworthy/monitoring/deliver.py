@@ -56,7 +56,14 @@ def alert_document(alert: Mapping[str, Any], system: str) -> dict[str, Json]:
 
 
 def deliver(
-    document: Mapping[str, Json], webhook: str, environ: Mapping[str, str], *, timeout_s: float = TIMEOUT_S
+    document: Mapping[str, Json],
+    webhook: str,
+    environ: Mapping[str, str],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    key: str = "alerts.webhooks",
+    token: str | None = None,
+    path: str = "/",
 ) -> Attempt:
     """POST `document` to `webhook`; whatever goes wrong is told in words, never raised.
 
@@ -65,16 +72,24 @@ def deliver(
         webhook: an address as the contract writes it.
         environ: where `${NAME}` is looked up.
         timeout_s: for connecting, and again for sending and the answer.
+        key: of the contract, that names the address.
+        token: a bearer token, as `${NAME}`.
+        path: of an address that has none.
     """
-    unset = [name for name in _VARIABLE.findall(webhook) if not environ.get(name)]
+    unset = [name for name in _VARIABLE.findall(f"{webhook} {token or ''}") if not environ.get(name)]
     if unset:
-        return Attempt(f"the environment variable {unset[0]} is not set (alerts.webhooks)")
+        return Attempt(f"the environment variable {unset[0]} is not set ({key})")
     address = _VARIABLE.sub(lambda found: environ[found[1]], webhook)
+    bearer = _VARIABLE.sub(lambda found: environ[found[1]], token or "")
     parts = _parted(address)
     if isinstance(parts, str):
-        return Attempt(f"{parts} (alerts.webhooks)")
+        return Attempt(f"{parts} ({key})")
+    if not bearer.isprintable():
+        return Attempt(f"the token is malformed: it holds a line break ({key})")
+    if parts.path in ("", "/"):
+        parts = parts._replace(path=path)
     try:
-        status = _post(parts, json.dumps(document, allow_nan=False).encode(), timeout_s)
+        status = _post(parts, json.dumps(document, allow_nan=False).encode(), timeout_s, bearer)
     except TimeoutError:
         return Attempt(f"no answer within {timeout_s:g} s")
     except ssl.SSLError as error:
@@ -83,7 +98,7 @@ def deliver(
         return Attempt(f"no connection: {error.strerror or 'the host is not known'}")
     except (http.client.HTTPException, ValueError):
         return Attempt("what answered does not speak HTTP, or the address is malformed")
-    return Attempt(None if 200 <= status < 300 else _refusal(status))
+    return Attempt(None if 200 <= status < 300 else _refusal(status, key))
 
 
 def due_channels(alert: Mapping[str, Any], now: float, channels: Sequence[str]) -> list[str]:
@@ -140,7 +155,7 @@ def _parted(address: str) -> urllib.parse.SplitResult | str:
     return parts
 
 
-def _post(parts: urllib.parse.SplitResult, body: bytes, timeout_s: float) -> int:
+def _post(parts: urllib.parse.SplitResult, body: bytes, timeout_s: float, bearer: str = "") -> int:
     """The status of the answer."""
     host, port = parts.hostname or "", parts.port
     connection: http.client.HTTPConnection
@@ -152,6 +167,8 @@ def _post(parts: urllib.parse.SplitResult, body: bytes, timeout_s: float) -> int
     if parts.username is not None:
         pair = ":".join(urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
         headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    if bearer:
+        headers["Authorization"] = f"Bearer {bearer}"
     target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
     try:
         connection.connect()
@@ -178,7 +195,8 @@ def _status(connection: socket.socket, deadline: float) -> int:
     return int(found[1])
 
 
-def _refusal(status: int) -> str:
+def _refusal(status: int, key: str) -> str:
+    who = "webhook" if key == "alerts.webhooks" else "receiver"
     if 300 <= status < 400:
-        return f"the webhook answered {status}: redirects are not followed; write the new address into the contract"
-    return f"the webhook answered {status}"
+        return f"the {who} answered {status}: redirects are not followed; write the new address into the contract"
+    return f"the {who} answered {status}"

@@ -80,6 +80,8 @@ VERBS: Mapping[str, Verb] = {
     "check": Verb(PUBLIC),
     "demo": Verb(PUBLIC),
     "contract schema": Verb(PUBLIC),
+    "contract export": Verb(PUBLIC),
+    "contract import": Verb(PUBLIC),
     "verify": Verb(PUBLIC),  # takes the public key alone
     "audit prove": Verb(PUBLIC),  # as verify
     "health": Verb(PUBLIC),
@@ -90,6 +92,7 @@ VERBS: Mapping[str, Verb] = {
     "loadtest": Verb("read"),  # of a server of its own, on the caller's machine
     "alerts": Verb("read"),
     "lineage": Verb("read"),
+    "data describe": Verb("read"),
     "card": Verb("read"),
     "user list": Verb("read"),
     "token list": Verb("read"),

@@ -333,7 +333,7 @@ def _write(
     """Write all files, the contract last: where it is, the rest is."""
     texts = {
         ".gitignore": GITIGNORE,
-        TRAIN_FILE: train_text(inference, draft.system),
+        TRAIN_FILE: train_text(inference.task, draft.system),
         CONTRACT_FILE: contract_text(draft, inference),
     }
     kept = tuple(name for name in texts if (directory / name).exists())

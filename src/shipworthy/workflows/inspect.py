@@ -154,13 +154,18 @@ def _is_short(name: str, digest: str) -> bool:
     return len(name) >= 8 and digest.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
 
 
+def inside(project: Project, name: str) -> str:
+    """A file as the project names it, however it is named here."""
+    path, root = Path(name), project.root.resolve()
+    if path.exists() and path.resolve().is_relative_to(root):
+        return path.resolve().relative_to(root).as_posix()
+    return name
+
+
 def _file_node(project: Project, ledger: Ledger, name: str) -> str | None:
     """The newest version of a file that some stage read."""
-    relative = name
-    path = Path(name)
-    if path.exists() and path.resolve().is_relative_to(project.root.resolve()):
-        relative = str(path.resolve().relative_to(project.root.resolve()))
-    prefixes = (f"file:{relative}@", f"url:{relative}@", f"source:{relative}@")
+    named = inside(project, name)
+    prefixes = tuple(f"{kind}:{named}@" for kind in ("file", "url", "source"))
     newest = None
     for entry in ledger.events():
         for link in entry.body.get("links", ()):

@@ -120,6 +120,11 @@ def _origin(place: str, query: str | None, environ: Mapping[str, str]) -> Path |
     return Path(place)
 
 
+def _whole_name(place: str) -> str:
+    """A file with its folders; a database as it was named, without secrets."""
+    return place if is_database(place) else str(Path(place).absolute())
+
+
 def _draft_folder(parts: Parts, output: Output) -> Path:
     """Beside the output; in the project where that is a database."""
     if output.target is None:
@@ -176,7 +181,7 @@ class _Story:
             if writer is not None:
                 writer.sync()
         report = scorer.report(table.rows + table.malformed_rows, time.monotonic() - self.started)
-        self._put_in_place(draft, report, schema | also)
+        self._put_in_place(draft, report, schema | also, place)
         return report
 
     def _sample(self) -> pl.DataFrame:
@@ -254,9 +259,10 @@ class _Story:
         events = self.parts.ledger.events(verb="scored.file")
         return next((event for event in events if event.body.get("run") == run), None)
 
-    def _put_in_place(self, draft: Draft, report: ScoreReport, schema: Mapping[str, pl.DataType]) -> None:
+    def _put_in_place(self, draft: Draft, report: ScoreReport, schema: Mapping[str, pl.DataType], place: str) -> None:
         body = {**report.to_json(), "input": self.table.digest, "output": self.output.make_whole(draft)}
         body["run"] = draft.plan.run
+        body |= {"from": _whole_name(place), "to": _whole_name(self.output.name)}
         if self._event(draft.plan.run) is None:
             said = Event("scored.file", f"score:{self.environment}", self.principal.actor, body, self.rule)
             self.parts.ledger.append(said)

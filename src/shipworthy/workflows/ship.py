@@ -6,11 +6,13 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from shipworthy.bundle.format import DeployedRelease
 from shipworthy.kernel.digest import digest_bytes
+from shipworthy.kernel.errors import ShipworthyError
 from shipworthy.workflows.fingerprints import Fingerprints, code_files
 from shipworthy.workflows.keys import ensure_data_key
 from shipworthy.workflows.project import Parts, hold_project, read_contract
@@ -70,7 +72,11 @@ def ship(parts: Parts, environment: Mapping[str, str], tell: Tell) -> ShipReport
         code = {str(file.relative_to(project.root)): fingerprints.digest(file) for file in code_files(project.root)}
         with gathering(shipping, fingerprints) as gathered:
             fingerprints.save()
-            return _ship(shipping, gathered, code)
+            try:
+                return _ship(shipping, gathered, code)
+            finally:
+                if contract.lineage.openlineage is not None:
+                    _tell_lineage(shipping)
 
 
 def take_snapshot(shipping: Shipping, gathered: Gathered, code: Mapping[str, str]) -> Outputs:
@@ -184,6 +190,17 @@ def _deploy_if_new(shipping: Shipping, released: Mapping[str, Any]) -> dict[str,
         StageReport("deploy", False, time.perf_counter() - started, f"local, generation {generation}")
     )
     return {"state": "deployed", "environment": "local", "generation": generation}
+
+
+def _tell_lineage(shipping: Shipping) -> None:
+    """Tell the contract's receiver what was done; one that is away is told of later, and holds nothing up."""
+    from shipworthy.workflows.tell_lineage import tell_lineage  # HTTP, which others do without
+
+    parts = shipping.parts
+    with suppress(ShipworthyError):
+        told = tell_lineage(parts.project, parts.ledger, shipping.environment, parts.now, contract=shipping.contract)
+        if told is not None and told.is_news:
+            shipping.tell("lineage", str(told))
 
 
 # The stages' files load the engines of data, models and serving; with nothing new `ship` loads none of them.

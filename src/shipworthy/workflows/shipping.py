@@ -3,13 +3,15 @@
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from shipworthy import __version__
 from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import Json, digest_json
+from shipworthy.kernel.errors import ShipworthyError
 from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
 from shipworthy.workflows.project import Parts
@@ -64,7 +66,11 @@ class Shipping:
             self._finish(name, True, started, known["outputs"])
             return dict(known["outputs"])
         self.tell(name, "")
-        outputs = work()
+        try:
+            outputs = work()
+        except ShipworthyError as error:
+            self._record_failure(name, key, inputs, error, time.perf_counter() - started)
+            raise
         seconds = time.perf_counter() - started
         body = {"key": key, "name": name, "outputs": outputs, "seconds": round(seconds, 3)}
         ended = Event("stage.finished", f"stage:{name}", self.parts.actor, body, self.parts.rule)
@@ -72,6 +78,24 @@ class Shipping:
         self.parts.ledger.append_all([*events, ended])
         self._finish(name, False, started, outputs)
         return outputs
+
+    def _record_failure(
+        self, name: str, key: str, inputs: Mapping[str, Json], error: ShipworthyError, seconds: float
+    ) -> None:
+        """Say in the ledger that the stage failed: the kind of error, not its words, which may repeat a value."""
+        body = {"key": key, "name": name, "error": error.code, "seconds": round(seconds, 3)}
+        body["inputs"] = [*self._input_nodes(inputs)]
+        with suppress(ShipworthyError):  # what failed first is what is told
+            self.parts.ledger.append(Event("stage.failed", f"stage:{name}", self.parts.actor, body, self.parts.rule))
+
+    def _input_nodes(self, inputs: Mapping[str, Json]) -> Iterator[str]:
+        """What a stage was to read, as lineage names it."""
+        sources = inputs.get("sources")
+        for name, digest in (sources if isinstance(sources, Mapping) else {}).items():
+            yield f"file:{self.contract.data.sources[name].path or name}@{digest}"
+        for kind in ("snapshot", "payload"):
+            if isinstance(inputs.get(kind), str):
+                yield f"{kind}:{inputs[kind]}"
 
     def _has_artefacts(self, outputs: Mapping[str, Any]) -> bool:
         return all(self.parts.artefacts.has(digest) for digest in outputs.get("artefacts", {}).values())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shipworthy.contract.types import Source
+from shipworthy.contract.types import Source, Task
 from shipworthy.data.guesses import Guess, Inference
 
 WIDTH = 110  # columns of a line of the contract; longer lists are wrapped
@@ -53,9 +53,9 @@ def contract_text(draft: Draft, inference: Inference) -> str:
     return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
 
 
-def train_text(inference: Inference, system: str) -> str:
+def train_text(task: Task, system: str) -> str:
     """`train.py` for the task, under 60 lines."""
-    name = _TRAIN[inference.task]
+    name = _TRAIN[task]
     text = Path(__file__).with_name(name).read_text(encoding="utf-8")
     return text.replace("{system}", system)
 

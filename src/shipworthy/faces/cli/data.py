@@ -2,13 +2,14 @@
 
 import click
 
+from shipworthy.faces.cli.data_describe import describe
 from shipworthy.faces.cli.data_replay import quarantine, replay
 
 
 @click.group("data")
 def data() -> None:
-    """Data: what was quarantined, and rows fixed and replayed."""
+    """The rows behind a model: their versions, and what was quarantined."""
 
 
-data.add_command(quarantine)
-data.add_command(replay)
+for verb in (describe, quarantine, replay):
+    data.add_command(verb)

@@ -1,6 +1,5 @@
-"""Commands that print a document: `card`, `contract schema`."""
+"""Commands that print a document: `card`."""
 
-import json
 from pathlib import Path
 
 import click
@@ -23,19 +22,4 @@ def card(root: Path, face: Face, release: str | None) -> int:
     face.result({"release": release_name(found), "card": text})
     if not face.as_json:
         click.echo(text)
-    return 0
-
-
-@click.group("contract")
-def contract() -> None:
-    """The contract's own documents."""
-
-
-@contract.command("schema")
-@click.option("--json", is_flag=True, expose_value=False, help="As everywhere; the schema is JSON anyway.")
-def schema() -> int:
-    """Print the JSON Schema that an editor checks shipworthy.yaml with."""
-    from shipworthy.contract.schema import json_schema
-
-    click.echo(json.dumps(json_schema(), indent=2))
     return 0

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -14,10 +14,13 @@ from shipworthy.faces.cli.main import DONE, REFUSED
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_parts
+from shipworthy.kernel.errors import ShipworthyError
 from shipworthy.workflows.principals import acting
+from shipworthy.workflows.project import Parts
 from shipworthy.workflows.score import Tell
 from shipworthy.workflows.score import score as score_table
 from shipworthy.workflows.scorer import ScoreReport
+from shipworthy.workflows.tell_lineage import tell_lineage
 
 
 @command("score")
@@ -62,10 +65,18 @@ def score(
             exact=reasons == "exact",
             tell=tell,
         )
+        _tell_lineage(face, parts)
     face.result({"file": destination} | report.to_json())
     if not face.as_json:
         _show(face, report, destination, environment)
     return DONE if report.answered or not report.rows else REFUSED
+
+
+def _tell_lineage(face: Face, parts: Parts) -> None:
+    with suppress(ShipworthyError):  # the rows are scored; `check` tells of a contract that is broken
+        told = tell_lineage(parts.project, parts.ledger, os.environ, parts.now)
+        if told is not None and told.is_news:
+            face.note(f"lineage: {told}")
 
 
 @contextmanager

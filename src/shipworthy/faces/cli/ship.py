@@ -47,6 +47,9 @@ def ship(root: Path, face: Face, environment: str | None, wait: bool) -> int:
 
         def tell(stage: str, doing: str) -> None:
             words = doing or STAGE_WORDS.get(stage, stage)
+            if stage == "lineage":  # what is still to be read when all is done
+                face.note(f"lineage: {words}")
+                return
             if sys.stderr.isatty():
                 status.update(f"{stage}: {words}")
             elif not doing:

@@ -9,6 +9,7 @@ import polars as pl
 
 from shipworthy.contract.types import Contract
 from shipworthy.data.findings import find_all
+from shipworthy.data.origins import trace, trace_columns
 from shipworthy.data.prepare import prepare
 from shipworthy.data.quality import profile_frame
 from shipworthy.data.references import find_orphans, judge_orphans
@@ -17,7 +18,7 @@ from shipworthy.data.snapshot import take
 from shipworthy.data.sources import PLACES, SourceRead
 from shipworthy.data.split import Split, split
 from shipworthy.data.validate import Validated, judge_batch, validate
-from shipworthy.kernel.digest import digest_json
+from shipworthy.kernel.digest import digest_bytes, digest_json
 from shipworthy.kernel.errors import DataError
 from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
@@ -55,6 +56,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     shipping.tell("ingest", "looking for what a person should be asked")
     findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
     profile = put_json(parts, profile_frame(validated.accepted.drop(_personal(contract))), "profile")
+    origins = parts.artefacts.put_bytes(trace(contract, reads, frame, validated, project.root), "origins").digest
     outputs: Outputs = {
         "snapshot": snapshot.digest,
         "version": snapshot.version,
@@ -69,7 +71,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
-        "artefacts": {"profile": profile},
+        "artefacts": {"profile": profile, "origins": origins},
         "detail": _ingest_detail(snapshot.rows, validated, replayed.get("joined", 0)),
     }
     if gathered.broken:
@@ -83,11 +85,16 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         {"parent": node_of(digest), "relation": "ingested", "child": snapshot_node(outputs)}
         for digest in replayed.get("digests", ())
     ]
+    prepared_by = _prepare_file(contract)
+    if prepared_by is not None:
+        digest = digest_bytes((project.root / prepared_by).read_bytes())
+        links.append({"parent": f"file:{prepared_by}@{digest}", "relation": "ran", "child": snapshot_node(outputs)})
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": profile})
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,
-        "artefacts": [artefact_entry(parts, profile, "profile")],
+        "columns": trace_columns(contract, reads, validated.accepted),
+        "artefacts": [artefact_entry(parts, profile, "profile"), artefact_entry(parts, origins, "origins")],
         "links": links,
     }
     shipping.record(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
@@ -139,8 +146,10 @@ def _personal(contract: Contract) -> list[str]:
     return [name for name, column in (*contract.context.items(), *contract.features.items()) if column.personal]
 
 
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+def _prepare_file(contract: Contract) -> str | None:
+    """The project's file that holds the code of `data.prepare`; None for SQL, or without one."""
+    file, colon, _ = (contract.data.prepare or "").strip().partition(":")
+    return file if colon and file.endswith(".py") else None
 
 
 def _placed(contract: Contract, quarantined: pl.DataFrame, reads: Mapping[str, SourceRead]) -> pl.DataFrame:

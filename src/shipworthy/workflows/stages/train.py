@@ -76,6 +76,7 @@ def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, st
         **outputs,
         "snapshot": ingested["snapshot"],
         "code": dict(code),
+        "entry": contract.training.entry,
         "params": dict(contract.training.params),
         "seed": contract.training.seed,
         "environment": environment_versions() | candidate.libraries,
