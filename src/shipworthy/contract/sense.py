@@ -334,6 +334,8 @@ def _check_data(draft: Draft, report: Report) -> None:
         report(("data", "prepare"), f"expected file.py:function or a SQL text (select …), not {prepare[:60]!r}")
     elif prepare is not None and _ENTRY.fullmatch(prepare):
         _check_inside(prepare, ("data", "prepare"), report)
+    if draft.data.keep is not None and not draft.data.keep.model_fields_set:
+        report(("data", "keep"), "nothing says what is kept: versions: 30, or for: 180d", at_key=True)
     if draft.data.accept.age is not None and draft.is_sound("context") and not draft.with_role("time"):
         report(
             ("data", "accept", "age"), "the age of the newest row needs a context column with role: time", at_key=True

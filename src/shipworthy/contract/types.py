@@ -92,6 +92,13 @@ class Accept(Section):
     age: MaxAge | None = Field(None, description="how old the newest row may be, by the time column")
 
 
+class Keep(Section):
+    """Which versions of the data stay; without a key all do."""
+
+    versions: Annotated[int, Field(ge=1)] | None = Field(None, description="so many of the newest stay")
+    for_: Duration | None = Field(None, alias="for", description="younger ones stay; with `versions`, either is enough")
+
+
 class Data(Section):
     """Sources, how they become one frame, and what a batch must satisfy."""
 
@@ -100,6 +107,10 @@ class Data(Section):
         None, description="makes one frame of the sources: `file.py:function` (polars frames in, one out) or a SQL text"
     )
     accept: Accept = Field(Accept(), description="what a batch must satisfy")
+    keep: Keep | None = Field(
+        None,
+        description="which versions `data compact` leaves; one that a release or a tag refers to stays, and the newest",
+    )
 
 
 class Column(Section):

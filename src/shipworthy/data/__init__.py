@@ -4,6 +4,7 @@ __all__ = [
     "columns",
     "databases",
     "datetimes",
+    "diff",
     "infer",
     "leaks",
     "novelty",
@@ -17,4 +18,5 @@ __all__ = [
     "tables",
     "validate",
     "values",
+    "versions",
 ]

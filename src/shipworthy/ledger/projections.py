@@ -117,6 +117,8 @@ LATEST: dict[str, str] = {  # verb -> the kind of thing that it is the latest wo
     "review.claimed": "review",
     "review.decided": "review",
     "clock.set": "clock",
+    "snapshot.tagged": "tag",
+    "snapshot.untagged": "tag",
 }
 
 PROJECTIONS: dict[str, Callable[[Entry], Iterator[Row]]] = {

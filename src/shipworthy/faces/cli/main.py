@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score", "Score a file with the policy and records of the server."),
     "consume": ("consume", "Answer the messages of a broker, each id once."),
     "records": ("records", "The log of predictions: compact it to Parquet."),
+    "data": ("data", "Versions of the data: log, diff, show, tag, export, compact."),
     "outcomes": ("outcomes", "Tell what came true of earlier predictions."),
     "status": ("status", "Releases, deployments and what comes next."),
     "quality": ("quality", "Accuracy and value as they came true."),

@@ -74,6 +74,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,
+        "columns": {name: str(kind) for name, kind in validated.accepted.schema.items()},
         "artefacts": [artefact_entry(parts, profile, "profile")],
         "links": links,
     }
