@@ -120,6 +120,16 @@ def test_rows_that_somebody_else_put_into_the_table_are_no_version_and_not_built
     assert (second.version, read(second).height, rows_of(tmp_path)) == (2, 5, [3, 5])
 
 
+def test_a_version_that_lost_a_file_is_not_built_upon_and_is_written_again(make: Any, tmp_path: Path) -> None:
+    first = take(make(), frame(3), tmp_path)
+    for file in first.path.glob("*.parquet"):
+        file.unlink()
+    second = take(make(), frame(5), tmp_path)
+    assert (second.version, read(second).height) == (1, 5)
+    third = take(make(), frame(3), tmp_path)
+    assert (third.version, read(third).height, read(first).height) == (2, 3, 3)
+
+
 def test_a_table_is_read_below_any_folder_that_it_can_be_written_to(make: Any, tmp_path: Path) -> None:
     odd = tmp_path / "Größe & more, it's +x#y?"
     taken = [take(make(), rows, odd) for rows in (frame(3), frame(5), frame(3).head(0))]

@@ -210,7 +210,8 @@ def _shared_rows(path: Path, table: DeltaTable, frame: pl.DataFrame) -> int:
     newest: Version | None = next((v for v in reversed(list_versions(path)) if not v.is_sealed), None)
     if newest is None or not newest.rows or newest.number != table.version() or newest.rows > frame.height:
         return 0
-    return newest.rows if content_digest(frame[: newest.rows]) == newest.digest else 0
+    is_start = content_digest(frame[: newest.rows]) == newest.digest
+    return newest.rows if is_start and is_whole(path, newest) else 0
 
 
 def _chunks(frame: pl.DataFrame) -> Iterator[bytes | memoryview]:
