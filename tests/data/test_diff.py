@@ -114,6 +114,16 @@ def test_a_shift_of_so_many_standard_deviations_is_what_cohen_called_it(shift: f
     assert diff(old, new).columns[0].magnitude == word
 
 
+def test_few_rows_that_differ_by_chance_are_told_from_many_that_do_not() -> None:
+    few, many = pl.DataFrame({"c": ["a"] * 6 + ["b"] * 4}), pl.DataFrame({"c": ["a"] * 600 + ["b"] * 400})
+    for frame, is_chance in ((few, True), (many, False)):
+        other = frame.with_columns(c=pl.Series(["a", "b"] * (frame.height // 2)))
+        change = diff(frame, other).columns[0]
+        assert change.effect == pytest.approx(0.1)
+        assert change.p_value is not None
+        assert (change.p_value > 0.05) == is_chance
+
+
 def test_what_names_rows_or_has_no_distribution_has_no_effect() -> None:
     many = pl.DataFrame(
         {"id": [str(n) for n in range(5000)], "word": [f"w{n}" for n in range(5000)], "x": [None] * 5000}

@@ -136,6 +136,9 @@ def test_the_log_says_what_changed_from_which_sources_and_what_refers_to_it(life
     assert (three.since, three.appended, three.releases, three.serving) == (0, False, ("loans:2",), ("production",))
     assert three.schema == {"added": {"new": "String"}, "retyped": {"income": ["Float64", "Int32"]}}
     assert three.sources == {"loans": f"sha256:{3:064d}"}
+    assert [version.new_sources for version in (one, two, three)] == [("loans",)] * 3
+    life.take(batch(14))  # of the same day
+    assert life.listed()[3].new_sources == ()
     assert (one.time, three.time) == ("2023-11-15T22:13:20.000Z", "2023-11-17T22:13:20.000Z")
 
 

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shipworthy.stats.effect import Magnitude, kolmogorov, magnitude, total_variation
+from shipworthy.stats.two_sample import homogeneity
 
 CUTS = 31  # where two distributions of numbers are compared: a share of 3 % may hide between two
 SAMPLED = 10_000  # values of each version that the cuts are taken from; any cuts are fair, these are well spread
@@ -63,6 +64,7 @@ class ColumnChange:
     typical: tuple[str, str] | None  # mean, span or most frequent value; None of what must not be shown
     effect: float | None  # 0 to 1; None where a distribution says nothing
     magnitude: Magnitude | None
+    p_value: float | None  # chance that two samples of one distribution differ so much
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +206,16 @@ def _as_they_are(old: pl.DataFrame, new: pl.DataFrame, columns: list[str], note:
 
 def _column(old: pl.Series, new: pl.Series, changed: int | None, is_key: bool, is_hidden: bool) -> ColumnChange:
     counts = None if is_key else (_counts(old), _counts(new))
-    effect = None if counts is None else _effect(old, new, *counts)
+    measured = None if counts is None else _effect(old, new, *counts)
     return ColumnChange(
         column=old.name,
         type=str(new.dtype),
         changed=changed,
         missing=(_share_missing(old), _share_missing(new)),
         typical=None if counts is None or is_hidden else (_typical(old, counts[0]), _typical(new, counts[1])),
-        effect=effect,
-        magnitude=None if effect is None else magnitude(effect),
+        effect=None if measured is None else measured[0],
+        magnitude=None if measured is None else magnitude(measured[0]),
+        p_value=None if measured is None else measured[1],
     )
 
 
@@ -220,7 +223,8 @@ def _share_missing(values: pl.Series) -> float:
     return values.null_count() / max(len(values), 1)
 
 
-def _effect(old: pl.Series, new: pl.Series, before: Counts, after: Counts) -> float | None:
+def _effect(old: pl.Series, new: pl.Series, before: Counts, after: Counts) -> tuple[float, float] | None:
+    """Effect and p-value; None where a distribution says nothing."""
     if old.dtype.is_numeric() and new.dtype.is_numeric():
         return _of_numbers(old, new)
     if old.dtype.is_temporal() and old.dtype == new.dtype:
@@ -228,17 +232,20 @@ def _effect(old: pl.Series, new: pl.Series, before: Counts, after: Counts) -> fl
     if before is None or after is None or old.dtype != new.dtype:
         return None
     values = sorted({*before, *after})
-    return total_variation([before.get(value, 0) for value in values], [after.get(value, 0) for value in values])
+    first, second = ([counts.get(value, 0) for value in values] for counts in (before, after))
+    return total_variation(first, second), homogeneity(first, second, ordered=False)
 
 
-def _of_numbers(old: pl.Series, new: pl.Series) -> float:
+def _of_numbers(old: pl.Series, new: pl.Series) -> tuple[float, float]:
     sampled = [values.gather_every(max(1, len(values) // SAMPLED)).drop_nulls() for values in (old, new)]
     pooled = np.concatenate([values.to_numpy().astype(np.float64) for values in sampled])
     if not len(pooled):
-        return 0.0
+        return 0.0, 1.0
     ranked = np.quantile(pooled, np.arange(1, CUTS + 1) / (CUTS + 1), method="inverted_cdf")
     cuts = [float(cut) for cut in np.unique(ranked)]
-    return kolmogorov(_up_to(old, cuts), _up_to(new, cuts))
+    first, second = _up_to(old, cuts), _up_to(new, cuts)
+    bins = [np.diff([0, *counts, rows]).tolist() for counts, rows in (first, second)]
+    return kolmogorov(first, second), homogeneity(bins[0], bins[1], ordered=True)
 
 
 def _up_to(values: pl.Series, cuts: list[float]) -> tuple[list[int], int]:

@@ -41,6 +41,7 @@ class Listed:
     appended: bool  # the rows of the version before, and new ones after them
     schema: Mapping[str, Any]  # added, removed, retyped columns against the version before; empty if none
     sources: Mapping[str, str]  # name to digest of what was read
+    new_sources: tuple[str, ...]  # of them those that had another content when the version before was taken
     quarantined: int | None
     encrypted: bool
     tags: tuple[str, ...]
@@ -66,12 +67,14 @@ def list_history(project: Project, ledger: Ledger, system: str) -> list[Listed]:
     releases = [(str(body["snapshot"]), release_name(body)) for body in ledger.releases(system) if "snapshot" in body]
     serving = _serving(ledger)
     listed: list[Listed] = []
-    before: tuple[int | None, dict[str, str]] | None = None
+    before: tuple[int | None, dict[str, str], Mapping[str, str]] | None = None
     for key in sorted({*found, *first}, key=lambda key: (_taken_at(found.get(key), first.get(key)), key)):
         version, told = found.get(key), last.get(key)
         body: Mapping[str, Any] = {} if told is None else told.body
         number, digest = key
         rows = body.get("rows", None if version is None else version.rows)
+        sources: Mapping[str, str] = body.get("sources", {})
+        earlier = {} if before is None else before[2]
         columns = body.get("columns") or _columns(project, system, version)
         made = tuple(name for snapshot, name in releases if snapshot == digest)
         gone = removed.get(key)
@@ -84,7 +87,8 @@ def list_history(project: Project, ledger: Ledger, system: str) -> list[Listed]:
                 since=None if before is None or before[0] is None or rows is None else rows - before[0],
                 appended=version is not None and version.appended is not None,
                 schema={} if before is None else _changes(before[1], columns),
-                sources=body.get("sources", {}),
+                sources=sources,
+                new_sources=tuple(name for name, content in sources.items() if earlier.get(name) != content),
                 quarantined=body.get("quarantined"),
                 encrypted=version is not None and version.is_sealed,
                 tags=tuple(name for snapshot, name in tags if snapshot == digest),
@@ -93,7 +97,7 @@ def list_history(project: Project, ledger: Ledger, system: str) -> list[Listed]:
                 removed=None if gone is None else Removed(gone.time, gone.actor, str(gone.body["reason"])),
             )
         )
-        before = rows, columns
+        before = rows, columns, sources
     return listed
 
 

@@ -22,6 +22,7 @@ from shipworthy.workflows.snapshots import compare, describe, export_version
 from shipworthy.workflows.tags import tag_version, untag_version
 
 SHOWN_COLUMNS = 8  # of the first rows; `--json` has all
+SIGNIFICANT = 0.05  # p-values above it say that few rows differ as much by chance
 EFFECT_STYLES = {"small": "yellow", "medium": "bold yellow", "large": "bold red"}
 
 _at = click.option("--at", "at", default=None, metavar="TIME", help="The version that was the newest at that time.")
@@ -38,7 +39,10 @@ def data() -> None:
 @command("log")
 @click.option("--limit", default=20, metavar="N", type=click.IntRange(min=1), help="At most N.", show_default=True)
 def log(root: Path, face: Face, limit: int) -> int:
-    """List the versions of the data, newest first: what each changed, from which sources, and what refers to it."""
+    """List the versions, newest first.
+
+    Each with what it changed against the one before, which sources were new, and what refers to it.
+    """
     project = Project(root)
     with open_to_read(root, "data log") as ledger:
         system = read_contract(project).system
@@ -52,7 +56,7 @@ def log(root: Path, face: Face, limit: int) -> int:
     if not listed:
         face.say(f"No version yet; run: shipworthy ship --project {escape(str(root))}")
         return 0
-    headings = ["version", "digest", "taken", "rows", "against the one before", "referred to by"]
+    headings = ["version", "digest", "taken", "rows", "against the one before", "new sources", "referred to by"]
     face.table(headings, [_line(version) for version in shown], title=f"{system}: {_count(len(listed), 'version')}")
     if len(listed) > len(shown):
         face.say(f"{len(listed) - len(shown):,} older; see --limit.")
@@ -66,7 +70,10 @@ def log(root: Path, face: Face, limit: int) -> int:
 @click.argument("new", metavar="B", default=LATEST)
 @click.option("--all", "everything", is_flag=True, help="Also the columns in which nothing changed.")
 def show_diff(root: Path, face: Face, old: str, new: str, everything: bool) -> int:
-    """Tell what became of version A in B (default: the latest): columns, rows by the key, distributions."""
+    """Tell what became of version A in B.
+
+    Columns, rows by the contract's key, and how far each column's distribution moved. B is by default the latest.
+    """
     project = Project(root)
     with open_to_read(root, "data diff") as ledger:
         contract = read_contract(project)
@@ -86,7 +93,10 @@ def show_diff(root: Path, face: Face, old: str, new: str, everything: bool) -> i
 @click.option("--rows", default=5, metavar="N", type=click.IntRange(min=0, max=1000), show_default=True,
               help="First rows; personal columns are masked.")  # fmt: skip
 def show(root: Path, face: Face, version: str, at: str | None, rows: int) -> int:
-    """Show a version (default: the latest): columns and how they are distributed, quality, lineage, first rows."""
+    """Show what is in a version.
+
+    By default the latest: its columns and how they are distributed, quality, sources, what refers to it, first rows.
+    """
     project = Project(root)
     with open_to_read(root, "data show") as ledger:
         contract = read_contract(project)
@@ -129,7 +139,10 @@ def untag(root: Path, face: Face, name: str) -> int:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @_at
 def export(root: Path, face: Face, version: str, file: Path, at: str | None) -> int:
-    """Write all rows of VERSION to FILE, .parquet or .csv, personal columns too; who did is on record."""
+    """Write all rows of VERSION to FILE.
+
+    FILE is new and ends in .parquet or .csv. Personal columns are in it too; who exported it is on record.
+    """
     with open_parts(root) as parts:
         moment = None if at is None else parse_moment(at, "--at")
         body = export_version(parts, acting(parts, os.environ), version, file, moment)
@@ -142,7 +155,10 @@ def export(root: Path, face: Face, version: str, file: Path, at: str | None) -> 
 @command("compact")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 def compact(root: Path, face: Face, dry_run: bool) -> int:
-    """Remove the versions that the contract's `data.keep` does not keep, and files of no version."""
+    """Remove old versions, as `data.keep` says.
+
+    Never the newest, nor one that a release or a tag refers to. Files that no version needs are removed as well.
+    """
     with open_parts(root) as parts, face.err.status("compacting"):
         principal = acting(parts, os.environ)
         with hold_project(parts.project, "data compact"):
@@ -163,6 +179,7 @@ def _line(version: Listed) -> list[str]:
         version.time[:19].replace("T", " "),
         "-" if version.rows is None else f"{version.rows:,}",
         "; ".join(_news(version)) or "-",
+        ", ".join(version.new_sources) or "-",
         ", ".join(references) or "-",
     ]
 
@@ -229,13 +246,14 @@ def _has_changed(column: ColumnChange) -> bool:
 
 def _column_line(column: ColumnChange) -> list[Any]:
     word = column.magnitude or ""
+    is_chance = word not in ("", "none") and (column.p_value or 0.0) > SIGNIFICANT
     return [
         column.column,
         "-" if column.changed is None else f"{column.changed:,}",
         " to ".join(f"{share:.2%}" for share in column.missing) if any(column.missing) else "-",
         "-" if column.typical is None else f"{column.typical[0]} to {column.typical[1]}",
         "-" if column.effect is None else f"{column.effect:.3f}",
-        Text(word, style=EFFECT_STYLES.get(word, "dim")),
+        Text(f"{word}, maybe by chance" if is_chance else word, style=EFFECT_STYLES.get(word, "dim")),
     ]
 
 
