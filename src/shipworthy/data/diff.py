@@ -20,7 +20,7 @@ SAMPLED = 10_000  # values of each version that the cuts are taken from; any cut
 MOST_VALUES = 1_000  # of a text: beyond, it names things rather than groups them
 EXAMPLES = 5
 Counts = dict[str, int] | None
-_HASH, _PLACE = "__hash", "__place"
+_KEY, _HASH, _PLACE = "__key", "__hash", "__place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +126,9 @@ def _why_not(old: pl.DataFrame, new: pl.DataFrame, key: Sequence[str], same: lis
     for word, frame in (("old", old), ("new", new)):
         if key and (frame.select(key).null_count().sum_horizontal().item() or 0):
             return f"the key is missing in rows of the {word} version"
-        if key and _distinct(frame, key) < frame.height:
+        if key and _hashes(frame, list(key)).n_unique() < frame.height:
             return f"the key names several rows of the {word} version"
     return ""
-
-
-def _distinct(frame: pl.DataFrame, key: Sequence[str]) -> int:
-    return frame[key[0]].n_unique() if len(key) == 1 else frame.select(pl.struct(key).n_unique()).item()
 
 
 def _by_key(
@@ -166,18 +162,15 @@ def _by_key(
 
 def _pairs(old: pl.DataFrame, new: pl.DataFrame, key: tuple[str, ...], columns: list[str]) -> pl.DataFrame:
     """Place and hash of each row that both versions have, in the order of the old one."""
-    left, right = (frame.select(*key, _hashes(frame, columns)).with_row_index(_PLACE) for frame in (old, new))
-    shorter = min(old.height, new.height)
-    if left.select(key)[:shorter].equals(right.select(key)[:shorter]):  # as after an edit, or when rows are appended
-        return pl.concat(
-            [left[:shorter].drop(key), right[:shorter].drop(key).rename(lambda name: f"{name}_right")],
-            how="horizontal",
-        )
-    return left.join(right, on=key, how="inner", maintain_order="left")
+    left, right = (
+        pl.DataFrame([_hashes(frame, list(key)).alias(_KEY), _hashes(frame, columns)]).with_row_index(_PLACE)
+        for frame in (old, new)
+    )
+    return left.join(right, on=_KEY, how="inner", maintain_order="left")
 
 
 def _hashes(frame: pl.DataFrame, columns: list[str]) -> pl.Series:
-    """64 bits of each row: of a million rows that differ, one in 2e13 tries looks the same."""
+    """64 bits of each row: that any two of a million keys look alike happens once in 4e7 times."""
     if not columns:
         return pl.zeros(frame.height, dtype=pl.UInt64, eager=True).alias(_HASH)
     return frame.select(columns).hash_rows(seed=0).alias(_HASH)
