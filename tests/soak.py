@@ -146,6 +146,12 @@ ROWS = (
         200,
     ),
     Row(
+        "F03 versions",
+        "kill -9 of a writer of a table: no partial version is seen, and taken again the digest is the same",
+        ("tests/data/test_versions.py::test_a_writer_killed_at_any_moment_leaves_no_partial_version_and_converges",),
+        50,
+    ),
+    Row(
         "F03 F04 F05 ship",
         "kill -9 of `ship` in any stage: run again it ends in the same snapshot and payload, deployed and verified",
         ("tests/stories/test_kills.py",),

@@ -402,6 +402,20 @@ ABSENT = [  # faults whose place is the key that should hold what is missing, or
 
 
 @pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ("«keep: {}", "nothing says what is kept: versions: 30, or for: 180d"),
+        ("keep: {versions: «0}", "expected at least 1, not the number 0"),
+        ("keep: {for: «30}", "with its unit"),
+        ("keep: {«days: 3}", "days"),
+    ],
+)
+def test_how_long_versions_stay_is_a_number_or_a_time(keep: str, message: str) -> None:
+    at = "keep" if keep.startswith("«") else f"keep.{keep.partition('{')[2].replace('«', '').partition(':')[0]}"
+    check_change(MORTGAGE, "  accept:", f"  {keep}\n  accept:", f"data.{at}", message)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "line", "column", "key", "message"), ABSENT, ids=[f"{case[4]}-{case[5][:20]}" for case in ABSENT]
 )
 def test_what_is_missing_points_at_the_key_that_should_hold_it(

@@ -360,6 +360,8 @@ def _check_data(draft: Draft, report: Report) -> None:
     _check_keys(draft.data, report)
     _check_together(draft, report)
     _check_volume(draft.data, report)
+    if draft.data.keep is not None and not draft.data.keep.model_fields_set:
+        report(("data", "keep"), "nothing says what is kept: versions: 30, or for: 180d", at_key=True)
     if draft.data.accept.age is not None and draft.is_sound("context") and not draft.with_role("time"):
         report(
             ("data", "accept", "age"), "the age of the newest row needs a context column with role: time", at_key=True

@@ -201,6 +201,13 @@ class KeyRule(Section):
     )
 
 
+class Keep(Section):
+    """Which versions of the data stay; without a key all do."""
+
+    versions: Annotated[int, Field(ge=1)] | None = Field(None, description="so many of the newest stay")
+    for_: Duration | None = Field(None, alias="for", description="younger ones stay; with `versions`, either is enough")
+
+
 class Data(Section):
     """Sources, how they become one frame, and what a batch must satisfy."""
 
@@ -217,6 +224,10 @@ class Data(Section):
         exclude_if=_is_absent,
     )
     accept: Accept = Field(Accept(), description="what a batch must satisfy")
+    keep: Keep | None = Field(
+        None,
+        description="which versions `data compact` leaves; one that a release or a tag refers to stays, and the newest",
+    )
 
 
 class Column(Section):

@@ -13,6 +13,7 @@ __all__ = [
     "delta",
     "detection",
     "dialect",
+    "diff",
     "downloads",
     "encodings",
     "excel",
@@ -46,4 +47,5 @@ __all__ = [
     "tables",
     "validate",
     "values",
+    "versions",
 ]

@@ -8,7 +8,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from shipworthy.data.files import first_line
-from shipworthy.data.snapshot import ORDER
+from shipworthy.data.versions import ORDER
 from shipworthy.kernel.errors import SourceError
 
 

@@ -1,9 +1,11 @@
 """Snapshots: accepted rows at one version of a Delta table, addressed by their content.
 
 The digest covers column names, types and values in row order, not files: the same rows written on another
-machine have the same digest. Each version holds all rows; the column `ORDER` keeps their order.
+machine have the same digest. Each version holds all rows; the column `ORDER` keeps their order. A snapshot that goes
+on where the newest version ends adds its new rows alone.
 """
 
+import fcntl
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +17,27 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.versions import (
+    DIGEST_KEY,
+    FIRST_KEY,
+    KEEP_LOG,
+    ORDER,
+    ROWS_KEY,
+    Version,
+    files_of,
+    is_whole,
+    list_versions,
+    open_table,
+    sealed_folder,
+    sealed_name,
+)
 from shipworthy.kernel.digest import digest_chunks
 from shipworthy.kernel.errors import AccessError, ConflictError, IntegrityError, NotFoundError, StorageError
 from shipworthy.security.files import replace_durably
-from shipworthy.security.vault import SEALED_SUFFIX, Vault
+from shipworthy.security.vault import Vault
 
 REFUSED_SIGNS = frozenset("[]^|%\\")  # in a path the Delta engine dies of them, or reads them as others
-ORDER = "__row"  # Delta promises no order of rows
-DIGEST_KEY = "shipworthy.digest"  # in the commit of each version
+ATTEMPTS = 50  # each lost one is a version that somebody else wrote meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +67,7 @@ def take(contract: Contract, accepted: pl.DataFrame, tables: Path, vault: Vault 
     Raises:
         AccessError: there is no key to encrypt with.
         StorageError: the table cannot be written, or not in a folder of this name.
-        ConflictError: somebody else wrote a version at the same time.
+        ConflictError: others wrote versions all the time.
     """
     path = tables / contract.system
     refused = sorted(REFUSED_SIGNS & set(str(path.absolute())))
@@ -61,17 +76,22 @@ def take(contract: Contract, accepted: pl.DataFrame, tables: Path, vault: Vault 
             f"{path.absolute()}: tables cannot lie in a folder with {' '.join(refused)} in its name; rename it"
         )
     digest = content_digest(accepted)
-    if vault is not None:
-        return Snapshot(digest, _keep_sealed(sealed_folder(path), accepted, digest, vault), accepted.height, path)
-    known = _versions(path)
-    if digest not in known:
-        _write(path, accepted, digest)
-        known = _versions(path)
-    return Snapshot(digest, known[digest], accepted.height, path)
+    for _ in range(ATTEMPTS):
+        number = _find(path, digest, vault is not None)
+        if number is None and vault is not None:
+            number = _seal(path, accepted, digest, vault)
+        elif number is None:
+            number = _write(path, accepted, digest)
+        if number is not None:
+            return Snapshot(digest, number, accepted.height, path)
+    raise ConflictError(f"{path}: others wrote {ATTEMPTS} versions while this one was to be written; run it again")
 
 
 def read(snapshot: Snapshot, vault: Vault | None = None) -> pl.DataFrame:
     """The rows of a snapshot, in their order.
+
+    Its digest names it; its version says where it was. If that one is gone and the same rows lie in another, they are
+    read from there.
 
     Args:
         snapshot: which one.
@@ -82,22 +102,18 @@ def read(snapshot: Snapshot, vault: Vault | None = None) -> pl.DataFrame:
         NotFoundError: the table or version is gone.
         IntegrityError: the rows are not those that the digest names.
     """
-    sealed = sealed_folder(snapshot.path) / _sealed_name(snapshot.version, snapshot.digest)
-    if sealed.exists():
+    sealed = next(iter(sealed_folder(snapshot.path).glob(f"*-{snapshot.digest.removeprefix('sha256:')}.parquet")), None)
+    if sealed is not None:
         return _checked(snapshot, _open_sealed(sealed, snapshot.digest, vault))
     try:
-        table = DeltaTable(str(snapshot.path), version=snapshot.version)
-        frame = pl.scan_delta(table).collect().sort(ORDER).drop(ORDER)
+        return _checked(snapshot, _read_version(snapshot.path, snapshot.version))
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
-        raise NotFoundError(
-            f"snapshot {snapshot.digest}: version {snapshot.version} cannot be read: {error}"
-        ) from error
-    return _checked(snapshot, frame)
-
-
-def sealed_folder(table: Path) -> Path:
-    """Where the encrypted versions of a table lie: beside it, so that a reader of Delta tables does not meet them."""
-    return table.with_name(table.name + SEALED_SUFFIX)
+        number = _find(snapshot.path, snapshot.digest, is_sealed=False)
+        if number is None:
+            raise NotFoundError(
+                f"snapshot {snapshot.digest}: version {snapshot.version} cannot be read: {error}"
+            ) from error
+        return _checked(snapshot, _read_version(snapshot.path, number))
 
 
 def sealed_context(digest: str) -> str:
@@ -105,26 +121,31 @@ def sealed_context(digest: str) -> str:
     return f"snapshot/{digest}"
 
 
-def _sealed_name(version: int, digest: str) -> str:
-    return f"{version:06d}-{digest.removeprefix('sha256:')}.parquet"
+def _find(path: Path, digest: str, is_sealed: bool) -> int | None:
+    """The number of the newest version that holds these rows and has all its files; None if there is none."""
+    for version in reversed(list_versions(path)):
+        if version.digest == digest and version.is_sealed == is_sealed and is_whole(path, version):
+            return version.number
+    return None
 
 
-def _keep_sealed(folder: Path, frame: pl.DataFrame, digest: str, vault: Vault) -> int:
-    """The version under which the rows lie there, now or from before."""
-    held = sorted(path.name for path in folder.glob("*.parquet"))
-    for name in held:
-        if name.endswith(_sealed_name(0, digest)[6:]):
-            return int(name[:6])
-    version = int(held[-1][:6]) + 1 if held else 0
+def _seal(path: Path, frame: pl.DataFrame, digest: str, vault: Vault) -> int:
+    """The number of the encrypted version; others that write one here wait."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
-    path = folder / _sealed_name(version, digest)
     sealed = vault.seal(buffer.getvalue(), sealed_context(digest))
+    folder = sealed_folder(path)
     try:
-        replace_durably(path, sealed, mode=0o600)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (known := _find(path, digest, is_sealed=True)) is not None:
+                return known
+            number = max((version.number for version in list_versions(path)), default=-1) + 1
+            replace_durably(folder / sealed_name(number, digest), sealed, mode=0o600)
+            return number
     except OSError as error:
-        raise StorageError(f"{path}: the snapshot was not written: {error.strerror}") from error
-    return version
+        raise StorageError(f"{folder}: the snapshot was not written: {error.strerror}") from error
 
 
 def _open_sealed(path: Path, digest: str, vault: Vault | None) -> pl.DataFrame:
@@ -144,43 +165,69 @@ def _checked(snapshot: Snapshot, frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def _versions(path: Path) -> dict[str, int]:
-    """The newest version of each digest in the table."""
-    if not DeltaTable.is_deltatable(str(path)):
-        return {}
-    history = DeltaTable(str(path)).history()
-    return {entry[DIGEST_KEY]: entry["version"] for entry in reversed(history) if DIGEST_KEY in entry}
+def _read_version(path: Path, number: int) -> pl.DataFrame:
+    table = DeltaTable(str(path), version=number)
+    if not (files := files_of(table)):
+        return pl.scan_delta(table).collect().drop(ORDER)
+    frame = pl.read_parquet([path / name for name in files], glob=False)  # scan_delta fails below a folder with a space
+    return (frame if frame[ORDER].is_sorted() else frame.sort(ORDER)).drop(ORDER)
 
 
-def _write(path: Path, frame: pl.DataFrame, digest: str) -> None:
+def _write(path: Path, frame: pl.DataFrame, digest: str) -> int | None:
+    """The number of the version that holds the rows now; None if somebody else took it meanwhile."""
+    table = open_table(path)
+    number = -1 if table is None else table.version()
+    first = 0 if table is None else _shared_rows(path, table, frame)
+    known = {DIGEST_KEY: digest, ROWS_KEY: frame.height} | ({FIRST_KEY: first} if first else {})
+    rows = frame.with_row_index(ORDER).with_columns(pl.col(ORDER).cast(pl.Int64))
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_deltalake(
-            str(path),
-            frame.with_row_index(ORDER).with_columns(pl.col(ORDER).cast(pl.Int64)),
-            mode="overwrite",
-            schema_mode="overwrite",
-            commit_properties=CommitProperties(custom_metadata={DIGEST_KEY: digest}),
+            str(path) if table is None else table,
+            rows[first:],
+            mode="error" if table is None else "append" if first else "overwrite",
+            schema_mode=None if table is None or first else "overwrite",
+            configuration={"delta.enableExpiredLogCleanup": "false"} if table is None else None,
+            commit_properties=CommitProperties(custom_metadata=known, max_commit_retries=0),
+            post_commithook_properties=KEEP_LOG,
         )
     except DeltaError as error:
-        raise ConflictError(f"{path}: the snapshot was not written: {error}; run it again") from error
+        if _newest_number(path) > number:
+            return None
+        raise StorageError(f"{path}: the snapshot was not written: {error}") from error
     except OSError as error:
         raise StorageError(f"{path}: the snapshot was not written: {error}") from error
+    return number + 1  # a commit that is not retried follows what it was based on
 
 
-def _chunks(frame: pl.DataFrame) -> Iterator[bytes]:
+def _newest_number(path: Path) -> int:
+    """Of the Delta table; -1 before there is one."""
+    return -1 if (table := open_table(path)) is None else table.version()
+
+
+def _shared_rows(path: Path, table: DeltaTable, frame: pl.DataFrame) -> int:
+    """How many rows the frame begins with that are the whole newest version, which then needs its new rows only."""
+    newest: Version | None = next((v for v in reversed(list_versions(path)) if not v.is_sealed), None)
+    if newest is None or not newest.rows or newest.number != table.version() or newest.rows > frame.height:
+        return 0
+    is_start = content_digest(frame[: newest.rows]) == newest.digest
+    return newest.rows if is_start and is_whole(path, newest) else 0
+
+
+def _chunks(frame: pl.DataFrame) -> Iterator[bytes | memoryview]:
     yield f"{frame.height} rows\n".encode()
     for series in frame:
         yield f"{series.name}: {_type_name(series.dtype)}\n".encode()
-        yield np.packbits(series.is_null().to_numpy()).tobytes()
+        is_full = not series.null_count()
+        yield bytes((len(series) + 7) // 8) if is_full else np.packbits(series.is_null().to_numpy()).tobytes()
         if series.dtype == pl.String:
-            filled = series.fill_null("")
+            filled = series if is_full else series.fill_null("")
             yield filled.str.len_bytes().cast(pl.Int64).to_numpy().tobytes()
             yield str(filled.str.join("").item()).encode()
         else:
             physical = series.to_physical()
             zero = False if physical.dtype == pl.Boolean else 0
-            yield np.ascontiguousarray(physical.fill_null(zero).to_numpy()).tobytes()
+            yield np.ascontiguousarray((physical if is_full else physical.fill_null(zero)).to_numpy()).data
 
 
 def _type_name(kind: pl.DataType) -> str:

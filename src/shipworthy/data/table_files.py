@@ -7,7 +7,8 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from shipworthy.data.snapshot import Snapshot, sealed_folder
+from shipworthy.data.snapshot import Snapshot
+from shipworthy.data.versions import sealed_folder
 from shipworthy.kernel.errors import IntegrityError, NotFoundError, UsageError
 
 

@@ -15,7 +15,7 @@ def digest_bytes(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def digest_chunks(chunks: Iterable[bytes]) -> str:
+def digest_chunks(chunks: Iterable[bytes | memoryview]) -> str:
     """Digest of the concatenated `chunks`, without holding them all."""
     state = hashlib.sha256()
     for chunk in chunks:

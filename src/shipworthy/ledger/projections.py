@@ -119,6 +119,8 @@ LATEST: dict[str, str] = {  # verb -> the kind of thing that it is the latest wo
     "source.read": "source",
     "source.broken": "source",
     "clock.set": "clock",
+    "snapshot.tagged": "tag",
+    "snapshot.untagged": "tag",
 }
 
 PROJECTIONS: dict[str, Callable[[Entry], Iterator[Row]]] = {

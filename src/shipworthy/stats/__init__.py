@@ -3,6 +3,7 @@
 __all__ = [
     "calibration",
     "distance",
+    "effect",
     "estimates",
     "intervals",
     "metrics",

@@ -182,7 +182,7 @@ def _reasons(project: Project, entry: Entry, origin: Origin) -> str | None:
     except (OSError, AccessError):  # thrown away since, or the key is elsewhere
         return None
     held = pl.read_csv(io.BytesIO(content), infer_schema=False)
-    row, reasons, malformed = held.columns[:3]
+    row, _, _, reasons, malformed = held.columns[:5]  # between them file and line
     if origin.prepared is None:
         wanted = pl.col(malformed).str.starts_with(f"line {origin.line}:")
     else:

@@ -13,9 +13,11 @@ from shipworthy.contract.types import Contract
 from shipworthy.kernel.digest import Json, digest_json
 from shipworthy.kernel.errors import ShipworthyError
 from shipworthy.ledger.events import Event
+from shipworthy.ledger.store import Ledger
 from shipworthy.security.vault import Vault
 from shipworthy.workflows.project import Parts
 
+TAKEN, REMOVED = "snapshot.taken", "snapshot.removed"  # what happens to a version of the data
 ENGINE_PACKAGES = ("lightgbm", "numpy", "onnx", "onnxruntime", "polars", "scikit-learn", "skl2onnx")
 SECTIONS: dict[str, tuple[str, ...]] = {  # what each stage reads of the contract
     "ingest": ("system", "data", "context", "features", "derived", "checks", "target", "encryption"),
@@ -62,7 +64,7 @@ class Shipping:
         key = digest_json({"stage": name, "shipworthy": __version__, "inputs": dict(inputs)})
         started = time.perf_counter()
         known = self.parts.ledger.find_stage(key)
-        if known is not None and self._has_artefacts(known["outputs"]) and is_final(known["outputs"]):
+        if known is not None and self._is_there(known["outputs"]) and is_final(known["outputs"]):
             self._finish(name, True, started, known["outputs"])
             return dict(known["outputs"])
         self.tell(name, "")
@@ -97,8 +99,10 @@ class Shipping:
             if isinstance(inputs.get(kind), str):
                 yield f"{kind}:{inputs[kind]}"
 
-    def _has_artefacts(self, outputs: Mapping[str, Any]) -> bool:
-        return all(self.parts.artefacts.has(digest) for digest in outputs.get("artefacts", {}).values())
+    def _is_there(self, outputs: Mapping[str, Any]) -> bool:
+        """Whether nothing of what the stage made was removed since."""
+        made = all(self.parts.artefacts.has(digest) for digest in outputs.get("artefacts", {}).values())
+        return made and not ("snapshot" in outputs and is_removed(self.parts.ledger, outputs))
 
     def _finish(self, name: str, reused: bool, started: float, outputs: Mapping[str, Any]) -> None:
         self.stages.append(StageReport(name, reused, time.perf_counter() - started, str(outputs.get("detail", ""))))
@@ -111,7 +115,22 @@ class Shipping:
     def sections(self, stage: str) -> Json:
         """The contract's sections that `stage` declares to read, as JSON."""
         whole = self.contract.model_dump(mode="json", by_alias=True)
+        whole["data"].pop("keep")  # how long versions stay makes no row another
         return {name: whole[name] for name in SECTIONS[stage]}
+
+
+def is_removed(ledger: Ledger, snapshot: Mapping[str, Any]) -> bool:
+    """Whether the version in which an ingest stage left its rows was removed and has not been taken again.
+
+    Args:
+        ledger: of the project.
+        snapshot: the outputs of the stage.
+    """
+    last = None
+    for entry in ledger.events(object=f"snapshot:{snapshot['snapshot']}"):
+        if entry.verb in (TAKEN, REMOVED) and entry.body.get("version") == snapshot["version"]:
+            last = entry.verb
+    return last == REMOVED
 
 
 def is_final(outputs: Mapping[str, Any]) -> bool:

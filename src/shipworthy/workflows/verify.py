@@ -303,6 +303,7 @@ def _verify_segments(
 def verify_snapshots(project: Project, ledger: "Ledger") -> list[Proof]:
     """Every snapshot can be read and is what its digest names."""
     from shipworthy.data.snapshot import Snapshot, read  # the data engine, only where snapshots are verified
+    from shipworthy.workflows.shipping import is_removed
 
     proofs = []
     for body in ledger.snapshots():
@@ -312,7 +313,10 @@ def verify_snapshots(project: Project, ledger: "Ledger") -> list[Proof]:
         try:
             read(snapshot, project.vault)
         except (AccessError, IntegrityError, NotFoundError) as error:
-            proofs.append(_broken(name, error))
+            if isinstance(error, NotFoundError) and is_removed(ledger, body):
+                proofs.append(Proof(name, f"version {snapshot.version} was removed by `data compact`, as the log says"))
+            else:
+                proofs.append(_broken(name, error))
         else:
             proofs.append(Proof(name, f"{snapshot.rows:,} rows, version {snapshot.version}"))
     return proofs

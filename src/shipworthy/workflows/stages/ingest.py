@@ -93,6 +93,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,
+        "schema": {name: str(kind) for name, kind in validated.accepted.schema.items()},
         "columns": trace_columns(contract, reads, validated.accepted),
         "artefacts": [artefact_entry(parts, profile, "profile"), artefact_entry(parts, origins, "origins")],
         "links": links,
