@@ -4,6 +4,7 @@ __all__ = [
     "calibration",
     "distance",
     "estimates",
+    "history",
     "intervals",
     "metrics",
     "novelty",

@@ -33,6 +33,8 @@ class ShipReport:
     deployment: dict[str, Any]
     stages: tuple[StageReport, ...]
     verdicts: tuple[dict[str, Any], ...]
+    findings: tuple[dict[str, Any], ...] = ()  # what of the snapshot is unlike those before it
+    changes: tuple[dict[str, Any], ...] = ()  # of the sources' columns since the snapshot before
 
     def to_json(self) -> dict[str, Any]:
         """The document that `ship --json` prints."""
@@ -44,6 +46,7 @@ class ShipReport:
             "deployment": self.deployment,
             "stages": [{"name": s.name, "reused": s.reused, "seconds": round(s.seconds, 3)} for s in self.stages],
             "verdicts": list(self.verdicts),
+            "data": {"findings": list(self.findings), "changes": list(self.changes)},
         }
 
 
@@ -120,7 +123,7 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     if not judged["servable"]:
         return ShipReport(
             contract.system, ingested["snapshot"], trained["run"], None, {"state": "refused"},
-            tuple(shipping.stages), verdicts,
+            tuple(shipping.stages), verdicts, *_seen(ingested),
         )  # fmt: skip
     released = shipping.stage(
         "release",
@@ -134,8 +137,13 @@ def _ship(shipping: Shipping, sources: dict[str, str], code: dict[str, str]) -> 
     deployment = _deploy_if_new(shipping, released)
     return ShipReport(
         contract.system, ingested["snapshot"], trained["run"], released["release"], deployment,
-        tuple(shipping.stages), verdicts,
+        tuple(shipping.stages), verdicts, *_seen(ingested),
     )  # fmt: skip
+
+
+def _seen(ingested: Outputs) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+    """Findings about the snapshot, and changes of its sources' columns."""
+    return tuple(ingested.get("findings", ())), tuple(ingested.get("changes", ()))
 
 
 def _champion(shipping: Shipping, payload: str) -> Mapping[str, Any] | None:

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token": ("token", "What callers prove themselves with: scoped, expiring, revocable."),
     "key": ("key", "What signs, what encrypts, what is not believed any more."),
     "verify": ("verify", "Prove that releases and the audit log are intact."),
+    "data": ("data", "Snapshots and their sources: how they are, and how they were."),
     "lineage": ("lineage", "What something was made from, and what was made of it."),
     "card": ("documents", "Print a release's model card."),
     "contract": ("documents", "The contract's JSON Schema."),
