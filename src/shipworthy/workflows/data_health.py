@@ -63,7 +63,8 @@ class HealthReport:
             found.append(f"the last batch was refused: {words}")
         found += [f"{source.name} cannot be read: {source.problem}" for source in self.sources if source.problem]
         for change in (*self.taken_changes, *(change.to_json() for change in self.changes)):
-            if change["impact"] == "breaking":
+            is_told = self.refused is not None and change["words"] in str(self.refused.get("error"))
+            if change["impact"] == "breaking" and not is_told:
                 found.append(f"{change['source']}: {change['words']}; it breaks {', '.join(change['breaks'])}")
         silent = self.refused is None  # else it has something new, which was not taken
         found += [source.silence.cause for source in self.sources if silent and source.silence is not None]

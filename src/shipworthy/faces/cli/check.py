@@ -8,7 +8,7 @@ from rich.markup import escape
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face
 from shipworthy.faces.wiring import open_to_read
-from shipworthy.kernel.errors import ShipworthyError
+from shipworthy.kernel.errors import ContractError, ShipworthyError
 from shipworthy.workflows.check import check as run_check
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.project import read_contract
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 def check(root: Path, face: Face) -> int:
     """Check the contract, the code and that the data can be reached. Changes nothing."""
     project = Project(root)
-    report = run_check(project)
+    try:
+        report = run_check(project)
+    except ContractError:  # often because a source's columns changed: then that is said first
+        for change in _changes(project):
+            face.say(f"[yellow]??[/]  schema: {escape(change.told())}")
+        raise
     changes = _changes(project)
     face.result(report.to_json() | {"changes": [change.to_json() for change in changes]})
     if not face.as_json:
