@@ -118,6 +118,9 @@ def test_half_of_the_rows_are_warned_of_and_the_next_good_day_closes_the_alert(w
     assert (alert["kind"], alert["about"], alert["severity"]) == ("data", "data", "critical")
     assert alert["title"].startswith("data: the batch, ")
     assert "fewer rows than is usual" in weeks.report(DAYS + 0.5).problems()[0]
+    with pytest.raises(DataError, match="quarantined"):  # which says nothing of whether the rows are back
+        weeks.take(DAYS + 1, batch(DAYS + 1).with_columns(income=pl.lit(-1)))
+    assert len(weeks.alerts()) == 1
     weeks.take(DAYS + 1, batch(DAYS + 1))
     assert weeks.alerts() == []
     assert weeks.report(DAYS + 1.5).problems() == []

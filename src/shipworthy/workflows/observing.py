@@ -168,16 +168,24 @@ def affected(project: Project, ledger: Ledger, changes: Sequence[SchemaChange], 
 
 
 def data_alerts(
-    parts: Parts, contract: Contract, anomalies: Iterable[Anomaly], changes: Iterable[SchemaChange], rows: int
+    parts: Parts, contract: Contract, observed: Observed | None, changes: Iterable[SchemaChange]
 ) -> list[Event]:
-    """The events of alerts that a batch calls for; the open one closes with the first batch that is as usual."""
+    """The events of alerts that a batch calls for; the open one closes with the first batch that is as usual.
+
+    Args:
+        parts: of the project.
+        contract: names the webhooks.
+        observed: the batch; None if it was refused before it could be judged, which closes nothing.
+        changes: of its sources' columns.
+    """
+    anomalies, rows = ((), 0) if observed is None else (observed.judgement.anomalies, observed.observation.rows)
     return alert_events(
         parts,
         parts.actor,
         "local",  # where every release goes first; data belongs to no environment
         data_findings(anomalies, changes, rows),
         parts.now(),
-        judged=("data",),
+        judged=() if observed is None else ("data",),
         channels=contract.alerts.webhooks,
     )
 

@@ -11,6 +11,7 @@ from shipworthy.data.health import span
 from shipworthy.faces.cli.options import command
 from shipworthy.faces.cli.show import Face, number
 from shipworthy.faces.wiring import open_to_read
+from shipworthy.stats.history import MIN_HISTORY
 from shipworthy.workflows.data_health import HealthReport
 from shipworthy.workflows.data_health import health as look
 from shipworthy.workflows.layout import Project
@@ -92,7 +93,7 @@ def _say_judgement(face: Face, report: HealthReport) -> None:
             face.say(f"   {title}: {escape(', '.join(report.affected[name]))}")
     if report.judgement is None or report.judgement["state"] != "judged":
         seen = len(report.snapshots) - 1
-        needed = 8 if report.judgement is None else report.judgement["needed"]
+        needed = MIN_HISTORY if report.judgement is None else report.judgement["needed"]
         before = "no snapshot" if not seen else "1 snapshot" if seen == 1 else f"{seen} snapshots"
         face.say(
             f"[yellow]Insufficient history[/]: {before} before this one, {needed} are needed to tell what is usual."

@@ -107,7 +107,7 @@ def ingest(shipping: Shipping, sources: Mapping[str, str]) -> Outputs:
         "links": links,
     }
     shipping.record(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
-    for alert in data_alerts(parts, contract, observed.judgement.anomalies, changes, snapshot.rows):
+    for alert in data_alerts(parts, contract, observed, changes):
         shipping.record(alert)
     return outputs
 
@@ -123,9 +123,8 @@ def _refused(
         "changes": [change.to_json() for change in changes],
         "observed": None if observed is None else observed.to_json(),
     }
-    anomalies, rows = ((), 0) if observed is None else (observed.judgement.anomalies, observed.observation.rows)
     refused = Event("data.refused", f"system:{contract.system}", parts.actor, body, parts.rule)
-    parts.ledger.append_all([refused, *data_alerts(parts, contract, anomalies, changes, rows)])
+    parts.ledger.append_all([refused, *data_alerts(parts, contract, observed, changes)])
     return DataError(words)
 
 
