@@ -62,6 +62,12 @@ ROWS = (
         200,
     ),
     Row(
+        "data false alarms",
+        "days that are as usual, around a level and with a trend: alarms stay within the declared budget",
+        ("tests/data/test_health.py::test_false_alarms_stay_within_the_declared_budget",),
+        1000,
+    ),
+    Row(
         "F01 workers",
         "kill -9 of a worker under load: nothing acknowledged is lost, nobody is refused, the next one answers",
         (

@@ -1,14 +1,12 @@
-"""Quality: baselines of a model's inputs, and a profile that is JSON."""
+"""Quality: baselines of a model's inputs."""
 
-import json
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from shipworthy.data.columns import encode, target_array
-from shipworthy.data.quality import build_baselines, profile_frame
+from shipworthy.data.quality import build_baselines
 from shipworthy.data.validate import validate
 
 FEATURES = {
@@ -51,12 +49,3 @@ def test_baselines_by_example(make: Any) -> None:
     assert (kind.reference, kind.counts, kind.missing) == (1.0, (1, 2), 1)
     assert (owner.edges, owner.counts) == ((0.0, 1.0), (0, 1, 3))
     assert sum(found.score_counts) == 4
-
-
-def test_a_profile_of_a_snapshot_is_json(make: Any) -> None:
-    contract = make(features=FEATURES, context={"at": {"role": "time", "type": "datetime"}})
-    frame = FRAME.with_columns(at=pl.lit(datetime(2026, 1, 1, tzinfo=UTC)))
-    found = json.loads(json.dumps(profile_frame(validate(contract, frame).accepted), allow_nan=False))
-    assert found["income"]["missing"] == 1
-    assert found["note"]["most_frequent"] == {"x": 2, "y": 1}
-    assert found["at"]["first"].startswith("2026-01-01")

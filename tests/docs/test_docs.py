@@ -7,12 +7,15 @@ import click
 import pytest
 
 from shipworthy.contract.parse import parse_contract
+from shipworthy.data.health import Observation
 from shipworthy.faces.api import ROUTE_VERBS
 from shipworthy.faces.cli.main import COMMANDS, root
 from shipworthy.kernel import errors
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.message_counters import MessageCounters, render_message_metrics
+from shipworthy.workflows.data_health import HealthReport
+from shipworthy.workflows.data_metrics import render_data_metrics
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -86,6 +89,15 @@ def test_every_metric_of_messages_is_documented():
     text = render_message_metrics(MessageCounters(), 0).decode()
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     page = (TOP / "docs" / "messages.md").read_text()
+    assert {name for name in names if f"`{name}`" in page} == names
+
+
+def test_every_metric_of_the_data_is_documented():
+    seen = Observation(at=0.0, rows=1, quarantined=0, newest=0.0, sources={"loans": 1}, columns={})
+    report = HealthReport("loans", 0.0, (seen,), {"digest": "d", "version": 0}, (), (), None, (), (), {}, None)
+    names = set(re.findall(r"^# TYPE (\S+)", render_data_metrics(report).decode(), re.MULTILINE))
+    page = (TOP / "docs" / "monitoring.md").read_text()
+    assert len(names) > 10
     assert {name for name in names if f"`{name}`" in page} == names
 
 

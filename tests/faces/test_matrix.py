@@ -168,6 +168,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # what each verb needs to come as far as 
     "token list": (),
     "token create": ("kim",),
     "token revoke": ("kim-00000000", "--reason", "r"),
+    "data health": (),
     "lineage": ("nothing",),
     "data describe": ("--croissant", "croissant.json"),
     "card": (),

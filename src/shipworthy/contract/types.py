@@ -187,6 +187,27 @@ class Accept(Section):
     )
     quarantined: AtMost | None = Field(None, description="share of rows that may break a rule")
     age: MaxAge | None = Field(None, description="how old the newest row may be, by the time column")
+    anomalies: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="what becomes of a batch that is unlike the snapshots before it: `warn` accepts it and alerts, "
+        "`refuse` keeps the last snapshot",
+    )
+
+
+class FalseAlarms(Section):
+    """A budget of false alarms."""
+
+    at_most: Annotated[float, Field(gt=0)] = Field(description="how many")
+    per: Duration = Field(description="in this time")
+
+
+class Watch(Section):
+    """How snapshots are held against those before them."""
+
+    false_alarms: FalseAlarms = Field(
+        FalseAlarms.model_construct(at_most=1.0, per=90 * 86400.0),
+        description="budget of false alarms of all that is watched in the data together",
+    )
 
 
 class KeyRule(Section):
@@ -228,6 +249,7 @@ class Data(Section):
         None,
         description="which versions `data compact` leaves; one that a release or a tag refers to stays, and the newest",
     )
+    watch: Watch = Field(Watch(), description="how a batch is held against the snapshots before it")
 
 
 class Column(Section):
@@ -686,13 +708,6 @@ class Environment(Section):
 def _with_local(environments: dict[str, Environment]) -> dict[str, Environment]:
     """`local` is always there, first unless the contract places it."""
     return environments if "local" in environments else {"local": Environment(), **environments}
-
-
-class FalseAlarms(Section):
-    """A budget of false alarms for the whole monitoring."""
-
-    at_most: Annotated[float, Field(gt=0)] = Field(description="how many")
-    per: Duration = Field(description="in this time")
 
 
 class Monitor(Section):

@@ -32,6 +32,8 @@ from shipworthy.security.access import PUBLIC, VERBS, Principal
 from shipworthy.serving.audit_watch import AuditWatch
 from shipworthy.serving.problem import FieldProblem
 from shipworthy.workflows.alerting import acknowledge
+from shipworthy.workflows.data_health import health as health_of_data
+from shipworthy.workflows.data_metrics import render_data_metrics
 from shipworthy.workflows.deploy import roll_back
 from shipworthy.workflows.gate import permit
 from shipworthy.workflows.overview import gather, verdicts_of
@@ -198,6 +200,22 @@ def decide_review(request: Request, prediction: str, body: DecideBody) -> Found:
     return decide(_parts(request), who, environment, prediction, body.decision, body.reason)
 
 
+def data(request: Request) -> Found:
+    """Each source and each column beside the snapshots before, and what is wrong with them."""
+    parts = _parts(request)
+    return health_of_data(parts.project, parts.ledger, _contract(request), parts.now()).to_json()
+
+
+def metrics(request: Request) -> Response:
+    """The health of the data in Prometheus' text format; nothing before the first snapshot."""
+    parts = _parts(request)
+    try:
+        report = health_of_data(parts.project, parts.ledger, _contract(request), parts.now())
+    except NotFoundError:
+        report = None
+    return Response(render_data_metrics(report), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
 def principals(request: Request) -> Found:
     """People and services, with their roles."""
     return {"principals": list_principals(_parts(request).ledger)}
@@ -253,6 +271,8 @@ ROUTES = (
     Route("GET", "/api/reviews/{prediction}", "review show", review),
     Route("POST", "/api/reviews/{prediction}/claim", "review claim", claim_review),
     Route("POST", "/api/reviews/{prediction}/decide", "review decide", decide_review),
+    Route("GET", "/api/data", "data health", data),
+    Route("GET", "/metrics", "data health", metrics),
     Route("GET", "/api/principals", "user list", principals),
     Route("GET", "/api/events", "audit list", events),
     Route("POST", "/api/clock", "control", set_clock),

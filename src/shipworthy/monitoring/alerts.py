@@ -1,6 +1,7 @@
 """Alerts: what findings become for a person on call, and how an alert lives, purely.
 
-Few alerts: all drift of an environment is one, about `inputs`; all that a release broke is one, about the release.
+Few alerts: all drift of an environment is one, about `inputs`; all that is odd in a batch of data is one, about
+`data`; all that a release broke is one, about the release.
 What is seen again adds to the open alert; what has not been seen for a while closes it; what comes back afterwards
 is a new one. Time is as-of time: a replayed year has its alerts in that year.
 """
@@ -19,6 +20,8 @@ Step = tuple[str, Body]  # the verb of an event, and the alert as it then is
 QUIET_WINDOWS = 3  # without a finding before an alert closes: one quiet window is often luck
 NAMED = 3  # columns in a title
 INPUTS = "inputs"  # what the alert of all drift is about
+DATA = "data"  # what the alert of a batch is about
+_GATHERED = {"drift": INPUTS, "data": DATA}  # kinds of which all findings are one alert
 CAUSES = 5  # sentences in a cause; the window's findings hold all
 
 
@@ -88,7 +91,7 @@ def _groups(findings: Sequence[Finding]) -> dict[tuple[str, str], list[Finding]]
     """Findings by the alert that they belong to, strongest first."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: (finding.severity != "critical", -finding.effect)):
-        about = INPUTS if finding.kind == "drift" else finding.about
+        about = _GATHERED.get(finding.kind, finding.about)
         groups.setdefault((finding.kind, about), []).append(finding)
     return groups
 
@@ -150,6 +153,8 @@ def _words(kind: str, about: str, group: Sequence[Finding]) -> Body:
 def _title(kind: str, about: str, group: Sequence[Finding]) -> str:
     if kind == "drift":
         return _drift_title(group)
+    if kind == "data":
+        return _data_title(group)
     return f"{about}: {group[0].measured}"
 
 
@@ -161,6 +166,13 @@ def _drift_title(group: Sequence[Finding]) -> str:
     strongest = [finding for finding in group if finding.about == names[0]]
     told = next((finding for finding in strongest if finding.aspect == "values"), strongest[0])
     return f"{shown} moved: {told.measured}" if len(names) == 1 else f"{shown} moved; {told.about}: {told.measured}"
+
+
+def _data_title(group: Sequence[Finding]) -> str:
+    names = list(dict.fromkeys(finding.about for finding in group))
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    what = group[0].measured if group[0].aspect == "schema" else f"{names[0]}, {group[0].measured}"
+    return f"data: {what}{more}"
 
 
 def _columns(group: Sequence[Finding]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from shipworthy.kernel.digest import Json
 
-Kind = Literal["drift", "quality", "rollout", "records", "control"]
+Kind = Literal["drift", "quality", "rollout", "records", "control", "data"]
 Severity = Literal["warning", "critical"]
 
 
@@ -17,7 +17,8 @@ class Finding:
     Attributes:
         kind: which monitor saw it.
         about: the column, `score`, or the release.
-        aspect: what of it: `values`, `missing`, `range` of a column; a metric of a release.
+        aspect: what of it: `values`, `missing`, `range` of a column; a metric of a release;
+            of the data `volume`, `quarantined`, `freshness`, `missing`, `values`, `schema`.
         p_value: of what was seen or more, if nothing were wrong; None where nothing was tested.
         effect: how large it is on a scale that lets findings of one kind be ranked: of a drift, how many times
             the least size that matters.

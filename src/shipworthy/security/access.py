@@ -91,6 +91,7 @@ VERBS: Mapping[str, Verb] = {
     "quality": Verb("read"),
     "loadtest": Verb("read"),  # of a server of its own, on the caller's machine
     "alerts": Verb("read"),
+    "data health": Verb("read"),
     "lineage": Verb("read"),
     "data describe": Verb("read"),
     "card": Verb("read"),

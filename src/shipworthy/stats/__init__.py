@@ -5,6 +5,7 @@ __all__ = [
     "distance",
     "effect",
     "estimates",
+    "history",
     "intervals",
     "metrics",
     "novelty",

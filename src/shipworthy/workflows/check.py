@@ -133,6 +133,18 @@ def look_at_sources(project: Project, contract: Contract) -> dict[str, Look]:
     }
 
 
+def source_columns(project: Project, contract: Contract) -> dict[str, tuple[str, ...]]:
+    """The column names of each source that is made of files, from their heads alone.
+
+    Raises:
+        SourceError: a file is missing or its head cannot be read.
+    """
+    from shipworthy.data.sources import read_columns  # the data engine is not needed to find a contract's problems
+
+    files = {name: source for name, source in contract.data.sources.items() if source.path is not None}
+    return {name: read_columns(name, source, project.root) for name, source in files.items()}
+
+
 def _look(project: Project, name: str, source: Source) -> Look:
     if source.path is None:
         from shipworthy.data.remote import look_at  # databases and stores, which most projects do not have

@@ -5,7 +5,7 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +36,8 @@ class ShipReport:
     verdicts: tuple[dict[str, Any], ...]
     broken: Mapping[str, Mapping[str, Any]]  # sources that could not be used as they are, and what stood in for them
     findings: tuple[dict[str, Any], ...] = ()  # questions about the data
+    anomalies: tuple[dict[str, Any], ...] = ()  # what of the snapshot is unlike those before it
+    changes: tuple[dict[str, Any], ...] = ()  # of the sources' columns since the snapshot before
 
     def to_json(self) -> dict[str, Any]:
         """The document that `ship --json` prints."""
@@ -49,6 +51,8 @@ class ShipReport:
             "verdicts": list(self.verdicts),
             "broken_sources": {name: dict(found) for name, found in self.broken.items()},
             "findings": list(self.findings),
+            "anomalies": list(self.anomalies),
+            "changes": list(self.changes),
         }
 
 
@@ -137,11 +141,11 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
         },
         lambda: _judge(shipping, ingested, trained, built, champion),
     )
-    verdicts, findings = tuple(judged["verdicts"]), tuple(ingested.get("findings", ()))
+    verdicts = tuple(judged["verdicts"])
     if not judged["servable"]:
         return ShipReport(
             contract.system, ingested["snapshot"], trained["run"], None, {"state": "refused"},
-            tuple(shipping.stages), verdicts, broken, findings,
+            tuple(shipping.stages), verdicts, broken, *_seen(ingested),
         )  # fmt: skip
     released = shipping.stage(
         "release",
@@ -155,8 +159,14 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     deployment = _deploy_if_new(shipping, released)
     return ShipReport(
         contract.system, ingested["snapshot"], trained["run"], released["release"], deployment,
-        tuple(shipping.stages), verdicts, broken, findings,
+        tuple(shipping.stages), verdicts, broken, *_seen(ingested),
     )  # fmt: skip
+
+
+def _seen(ingested: Outputs) -> Iterator[tuple[dict[str, Any], ...]]:
+    """Questions about the snapshot, what of it is unlike those before, and changes of its sources' columns."""
+    for name in ("findings", "anomalies", "changes"):
+        yield tuple(ingested.get(name, ()))
 
 
 def _champion(shipping: Shipping, payload: str) -> Mapping[str, Any] | None:

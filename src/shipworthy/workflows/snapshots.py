@@ -9,7 +9,7 @@ from typing import Any
 
 from shipworthy.contract.types import Contract
 from shipworthy.data.diff import Difference, diff
-from shipworthy.data.quality import profile_frame
+from shipworthy.data.profile import profile_frame, profile_json
 from shipworthy.kernel.errors import ConflictError, StorageError, UsageError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.events import Event
@@ -49,7 +49,7 @@ def describe(project: Project, ledger: Ledger, contract: Contract, version: List
     frame = read_listed(project, contract.system, version)
     hidden = hidden_columns(contract, frame.columns)
     body: Mapping[str, Any] = ledger.find_snapshot(version.digest) or {}
-    profile = _profile(project, body) or profile_frame(frame.drop(hidden))
+    profile = _profile(project, body) or profile_json(profile_frame(frame.drop(hidden)))
     roles = {name: str(column.role) for name, column in contract.context.items()}
     roles |= dict.fromkeys(contract.features, "feature") | dict.fromkeys(contract.derived, "derived")
     node = f"snapshot:{version.digest}"

@@ -3,6 +3,7 @@
 import click
 
 from shipworthy.faces.cli.data_describe import describe
+from shipworthy.faces.cli.data_health import health
 from shipworthy.faces.cli.data_replay import quarantine, replay
 from shipworthy.faces.cli.data_versions import VERBS
 
@@ -15,5 +16,5 @@ def data() -> None:
     """
 
 
-for verb in (*VERBS, describe, quarantine, replay):
+for verb in (*VERBS, describe, health, quarantine, replay):
     data.add_command(verb)

@@ -101,6 +101,7 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment
         [stage.name, "as before" if stage.reused else f"{stage.seconds:.1f} s", stage.detail] for stage in report.stages
     ]
     face.table(["stage", "took", ""], rows)
+    _say_data(face, root, report)
     face.say()
     face.table(
         ["gate", "verdict", "measured", "interval", "limit", "rows"],
@@ -123,6 +124,21 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment
     if deployment is None:
         face.say(f"Next: shipworthy serve --project {escape(shlex.quote(str(root)))}")
     _say_deployment(face, root, deployment)
+
+
+def _say_data(face: Face, root: Path, report: ShipReport) -> None:
+    """What of the data is not as it was."""
+    for change in report.changes:
+        is_breaking = change["impact"] == "breaking"
+        breaks = f"; it breaks {', '.join(change['breaks'])}" if is_breaking else ""
+        colour = "yellow" if is_breaking else "dim"
+        face.say(
+            f"[{colour}]{escape(change['source'])}: {escape(change['words'])} ({change['impact']}{escape(breaks)})[/]"
+        )
+    for anomaly in report.anomalies:
+        face.say(f"[yellow]data[/]: {escape(anomaly['cause'])}")
+    if report.anomalies:
+        face.say(f"[dim]More: shipworthy data health --project {escape(shlex.quote(str(root)))}[/]")
 
 
 def _say_deployment(face: Face, root: Path, deployment: dict[str, Any] | None) -> None:

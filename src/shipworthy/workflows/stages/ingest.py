@@ -9,11 +9,13 @@ import polars as pl
 
 from shipworthy.contract.types import Contract
 from shipworthy.data.findings import find_all
+from shipworthy.data.health import Judgement
 from shipworthy.data.origins import trace, trace_columns
 from shipworthy.data.prepare import prepare
-from shipworthy.data.quality import profile_frame
+from shipworthy.data.profile import pack_profile, profile_json
 from shipworthy.data.references import find_orphans, judge_orphans
 from shipworthy.data.replay import join_replayed
+from shipworthy.data.schema_change import SchemaChange, read_schema
 from shipworthy.data.snapshot import take
 from shipworthy.data.sources import PLACES, SourceRead
 from shipworthy.data.split import Split, split
@@ -22,6 +24,14 @@ from shipworthy.kernel.digest import digest_bytes, digest_json
 from shipworthy.kernel.errors import DataError
 from shipworthy.ledger.events import Event
 from shipworthy.security.vault import Vault
+from shipworthy.workflows.observing import (
+    Observed,
+    affected,
+    data_alerts,
+    observe,
+    read_past,
+    schema_changes,
+)
 from shipworthy.workflows.quarantine import keep_rows
 from shipworthy.workflows.replay import node_of, replayed_digests, validated_replays
 from shipworthy.workflows.shipping import Shipping
@@ -31,6 +41,8 @@ from shipworthy.workflows.stages.rows import snapshot_node
 
 Outputs = dict[str, Any]
 
+TOP_CAUSES = 3  # in a refusal; its event has all
+
 
 def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     """Sources to a snapshot; rows that do not fit are kept in quarantine with their reasons."""
@@ -38,25 +50,39 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     project = parts.project
     reads, unread = read_all(shipping, gathered)
     sources = gathered.digests
+    past = read_past(parts.ledger, parts.artefacts, contract.system)
+    schemas = {name: read_schema(contract, source.frame) for name, source in reads.items()}
+    changes = schema_changes(project, contract, past[-1].schemas if past else {}, schemas)
     orphans = find_orphans(contract, {name: source.frame for name, source in reads.items()})
-    with _refusals_recorded(shipping, {"orphans": [found.to_json() for found in orphans]}):
+    with _refusals_recorded(shipping, changes, {"orphans": [found.to_json() for found in orphans]}):
         judge_orphans(orphans)
-    with work_folder(parts, "prepare") as work:
-        frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
-    shipping.tell("ingest", f"checking {frame.height:,} rows")
-    validated = validate(contract, frame, malformed=_malformed(reads))
+    with _refusals_recorded(shipping, changes):
+        with work_folder(parts, "prepare") as work:
+            frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
+        shipping.tell("ingest", f"checking {frame.height:,} rows")
+        validated = validate(contract, frame, malformed=_malformed(reads))
     validated, replayed = _with_replayed(shipping, validated)
     placed = _placed(contract, validated.quarantined, reads)
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
-    kept = f" The rows and their reasons are in {quarantine}." if quarantine else ""
-    with _refusals_recorded(shipping, {"reasons": validated.reasons}, kept):
+    kept = f". The rows and their reasons are in {quarantine}." if quarantine else ""
+    with _refusals_recorded(shipping, changes, {"reasons": validated.reasons}, kept):
         judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
+    shipping.tell("ingest", f"profiling {validated.accepted.height:,} rows")
+    rows = {name: source.rows for name, source in reads.items()}
+    observed = observe(contract, past, validated.accepted, validated.quarantined.height, rows, parts.now())
+    anomalies = observed.judgement.anomalies
+    if anomalies and contract.data.accept.anomalies == "refuse":
+        words = f"{_unlike(observed.judgement)} (data.accept.anomalies: refuse){kept}"
+        raise _refused(shipping, words, changes, {"reasons": validated.reasons}, observed)
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
     snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
     shipping.tell("ingest", "looking for what a person should be asked")
     findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
-    profile = put_json(parts, profile_frame(validated.accepted.drop(_personal(contract))), "profile")
-    origins = parts.artefacts.put_bytes(trace(contract, reads, frame, validated, project.root), "origins").digest
+    made = {
+        "profile": put_json(parts, profile_json(observed.profile), "profile"),
+        "sketches": put_json(parts, pack_profile(observed.profile), "sketches"),
+        "origins": parts.artefacts.put_bytes(trace(contract, reads, frame, validated, project.root), "origins").digest,
+    }
     outputs: Outputs = {
         "snapshot": snapshot.digest,
         "version": snapshot.version,
@@ -71,7 +97,9 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
-        "artefacts": {"profile": profile, "origins": origins},
+        "anomalies": [anomaly.to_json() for anomaly in anomalies],
+        "changes": [change.to_json() for change in changes],
+        "artefacts": made,
         "detail": _ingest_detail(snapshot.rows, validated, replayed.get("joined", 0)),
     }
     if gathered.broken:
@@ -89,28 +117,69 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     if prepared_by is not None:
         digest = digest_bytes((project.root / prepared_by).read_bytes())
         links.append({"parent": f"file:{prepared_by}@{digest}", "relation": "ran", "child": snapshot_node(outputs)})
-    links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": profile})
+    links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": made["profile"]})
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,
         "schema": {name: str(kind) for name, kind in validated.accepted.schema.items()},
         "columns": trace_columns(contract, reads, validated.accepted),
-        "artefacts": [artefact_entry(parts, profile, "profile"), artefact_entry(parts, origins, "origins")],
+        "observed": {
+            **observed.to_json(),
+            "digests": {name: source.digest for name, source in reads.items()},
+            "schemas": {name: schema.to_json() for name, schema in schemas.items()},
+            **affected(project, parts.ledger, changes, parts.now()),
+        },
+        "artefacts": [artefact_entry(parts, digest, kind) for kind, digest in made.items()],
         "links": links,
     }
     shipping.record(Event("snapshot.taken", snapshot_node(outputs), parts.actor, body, parts.rule))
+    for alert in data_alerts(parts, contract, observed, changes):
+        shipping.record(alert)
     return outputs
 
 
 @contextmanager
-def _refusals_recorded(shipping: Shipping, body: dict[str, Any], where: str = "") -> Iterator[None]:
+def _refusals_recorded(
+    shipping: Shipping, changes: list[SchemaChange], body: Mapping[str, Any] | None = None, where: str = ""
+) -> Iterator[None]:
     """A refused batch is an event; what was accepted before stays the newest snapshot."""
     try:
         yield
     except DataError as error:
-        parts = shipping.parts
-        parts.ledger.append(Event("data.refused", f"system:{shipping.contract.system}", parts.actor, body, parts.rule))
-        raise DataError(f"{error}.{where}") from None
+        raise _refused(shipping, f"{error}{_changed(changes)}{where}", changes, body or {}) from None
+
+
+def _refused(
+    shipping: Shipping,
+    words: str,
+    changes: list[SchemaChange],
+    body: Mapping[str, Any],
+    observed: Observed | None = None,
+) -> DataError:
+    """The error of a batch that is not taken, after it was put on record and whom it concerns was alerted."""
+    parts, contract = shipping.parts, shipping.contract
+    told = {
+        "reasons": {},
+        **body,
+        # other words may repeat a row's value, which no log may keep
+        "error": _changed(changes).removeprefix(". ") or None if observed is None else words,
+        "changes": [change.to_json() for change in changes],
+        "observed": None if observed is None else observed.to_json(),
+    }
+    refused = Event("data.refused", f"system:{contract.system}", parts.actor, told, parts.rule)
+    parts.ledger.append_all([refused, *data_alerts(parts, contract, observed, changes)])
+    return DataError(words)
+
+
+def _changed(changes: list[SchemaChange]) -> str:
+    breaking = [change.told() for change in changes if change.impact == "breaking"]
+    return f". Since the last snapshot: {'; '.join(breaking)}" if breaking else ""
+
+
+def _unlike(judgement: Judgement) -> str:
+    causes = [anomaly.cause.rstrip(".") for anomaly in judgement.anomalies[:TOP_CAUSES]]
+    more = f" and {len(judgement.anomalies) - TOP_CAUSES} more" if len(judgement.anomalies) > TOP_CAUSES else ""
+    return f"the batch is unlike the {judgement.snapshots} snapshots before it: {'; '.join(causes)}{more}"
 
 
 def _with_replayed(shipping: Shipping, validated: Validated) -> tuple[Validated, dict[str, Any]]:
@@ -140,11 +209,6 @@ def _places(contract: Contract, validated: Validated) -> Split | None:
         return split(contract, validated.accepted, contract.training.seed)
     except DataError:
         return None
-
-
-def _personal(contract: Contract) -> list[str]:
-    """Columns whose values no profile may repeat."""
-    return [name for name, column in (*contract.context.items(), *contract.features.items()) if column.personal]
 
 
 def _prepare_file(contract: Contract) -> str | None:
