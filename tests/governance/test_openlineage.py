@@ -185,7 +185,6 @@ def test_what_is_no_run_is_no_event_and_an_old_ledger_is_understood():
     [
         (("eventTime",), "yesterday"),
         (("run", "runId"), "run_1"),
-        (("outputs", 0, "namespace"), 3),
         (("outputs", 0, "facets", "schema", "fields", 0, "name"), None),
         (("outputs", 0, "facets", "dataQualityMetrics", "rowCount"), "98"),
         (("inputs", 0, "facets", "version", "_producer"), None),
