@@ -58,7 +58,8 @@ class ColumnProfile:
             return None
         if self.is_distinct_exact:
             return len(self.hashes)
-        return round((SMALLEST_HASHES - 1) / (int(self.hashes[-1]) / 2**64))
+        estimate = round((SMALLEST_HASHES - 1) / (int(self.hashes[-1]) / 2**64))
+        return min(estimate, self.rows - self.missing)
 
     @property
     def is_distinct_exact(self) -> bool:

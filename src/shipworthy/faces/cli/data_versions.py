@@ -282,7 +282,7 @@ def _described(column: dict[str, Any]) -> list[str]:
         column["type"],
         column["role"] or "-",
         f"{column['missing']:,}",
-        "-" if distinct is None else f"{distinct:,}",
+        "-" if distinct is None else f"{distinct:,}" if profile.get("distinct_exact") else f"~{distinct:,}",
         "personal, not shown" if column["personal"] else _values(profile),
     ]
 
@@ -293,7 +293,9 @@ def _values(profile: dict[str, Any]) -> str:
         return f"{span}, mean {number(profile['mean'])}"
     if profile.get("first") is not None:
         return f"{profile['first'][:19]} to {profile['last'][:19]}"
-    if profile.get("distinct", 0) == profile.get("rows", 0) - profile.get("missing", 0):
+    if profile.get("distinct_exact") and profile.get("distinct", 0) == profile.get("rows", 0) - profile.get(
+        "missing", 0
+    ):
         return "all different"
     frequent = sorted(profile.get("most_frequent", {}).items(), key=lambda item: -item[1])[:3]
     return ", ".join(f"{value} {rows:,}" for value, rows in frequent) or "-"
