@@ -7,7 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no reason to fail
+hypothesis.settings.load_profile("any machine")
 
 Seen = Callable[[str, object], None]
 
