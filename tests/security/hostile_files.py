@@ -36,6 +36,8 @@ from tests.bundle.test_bundle import FILES, KEY, KEYS
 from tests.security.watched import watch
 from tests.serving.conftest import loans_schema
 
+codecs.lookup("cp437")  # zipfile loads it when it is first asked for
+
 CANARY = "canary"
 
 

@@ -206,6 +206,12 @@ def data(request: Request) -> Found:
     return health_of_data(parts.project, parts.ledger, _contract(request), parts.now()).to_json()
 
 
+class MetricsText(Response):
+    """What Prometheus reads."""
+
+    media_type = "text/plain; version=0.0.4; charset=utf-8"
+
+
 def metrics(request: Request) -> Response:
     """The health of the data in Prometheus' text format; nothing before the first snapshot."""
     parts = _parts(request)
@@ -213,7 +219,7 @@ def metrics(request: Request) -> Response:
         report = health_of_data(parts.project, parts.ledger, _contract(request), parts.now())
     except NotFoundError:
         report = None
-    return Response(render_data_metrics(report), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return MetricsText(render_data_metrics(report))
 
 
 def principals(request: Request) -> Found:
@@ -255,6 +261,7 @@ class Route:
     path: str
     verb: str  # of security.access.VERBS
     handler: Callable[..., Any]
+    response: type[Response] | None = None  # None: JSON
 
 
 ROUTES = (
@@ -272,7 +279,7 @@ ROUTES = (
     Route("POST", "/api/reviews/{prediction}/claim", "review claim", claim_review),
     Route("POST", "/api/reviews/{prediction}/decide", "review decide", decide_review),
     Route("GET", "/api/data", "data health", data),
-    Route("GET", "/metrics", "data health", metrics),
+    Route("GET", "/metrics", "data health", metrics, MetricsText),
     Route("GET", "/api/principals", "user list", principals),
     Route("GET", "/api/events", "audit list", events),
     Route("POST", "/api/clock", "control", set_clock),
@@ -382,12 +389,14 @@ def make_app(
 def _add_routes(app: FastAPI) -> None:
     for route in ROUTES:
         is_public = VERBS[route.verb].action == PUBLIC
+        shown: dict[str, Any] = {} if route.response is None else {"response_class": route.response}
         app.add_api_route(
             route.path,
             route.handler,
             methods=[route.method],
             responses=dict.fromkeys(REFUSALS_OF_ALL if is_public else REFUSALS, PROBLEM),
             openapi_extra={} if is_public else {"security": [{"token": []}]},
+            **shown,
         )
     for page in PAGES:
         app.add_api_route(
