@@ -46,13 +46,16 @@ class Finding:
         return {"kind": self.kind, "columns": list(self.columns), "words": self.words}
 
 
-def find_all(contract: Contract, accepted: pl.DataFrame, places: Split | None = None) -> list[Finding]:
+def find_all(
+    contract: Contract, accepted: pl.DataFrame, places: Split | None = None, *, is_quick: bool = False
+) -> list[Finding]:
     """The questions that accepted rows raise, leaks first.
 
     Args:
         contract: whose features, context and target are looked at; values of `personal` columns are not repeated.
         accepted: rows with the contract's types.
         places: which rows train and which test; None: not known, and contamination is not looked for.
+        is_quick: leave out the noise of labels, which takes models of their own.
     """
     sample = accepted.gather_every(max(1, -(-accepted.height // SAMPLE_ROWS)))
     found = [
@@ -64,7 +67,7 @@ def find_all(contract: Contract, accepted: pl.DataFrame, places: Split | None = 
     ]
     if places is not None:
         found += [Finding("contamination", c.columns, str(c)) for c in find_contamination(contract, accepted, places)]
-    noise = estimate_noise(contract, sample)
+    noise = None if is_quick else estimate_noise(contract, sample)
     if noise is not None and noise.is_notable:
         found.append(Finding("label noise", (contract.target.column,), f"{contract.target.column}: {noise}"))
     return found
