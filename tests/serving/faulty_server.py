@@ -18,6 +18,11 @@ from shipworthy.serving.runtimes.load import load_runtime
 
 RAISES, NAN, LATE, SHAPE, HANGS, LEAKS, CRASHES, SLOW = 901.0, 902.0, 903.0, 904.0, 905.0, 906.0, 907.0, 908.0
 HOLDS, INFINITE, OUTSIDE, FEWER, LAGS = 909.0, 910.0, 911.0, 912.0, 913.0
+CAUSES = {  # what fallbacks say of each
+    RAISES: "the model failed",
+    **dict.fromkeys((NAN, INFINITE, OUTSIDE, SHAPE, FEWER), "the model gave no usable output"),
+    LATE: "the model was late",
+}
 SLOW_S = 0.005  # for each row
 LAG_S = 0.6  # late, and not yet stuck
 SOUND = 1  # reasons: a release whose policy gives so many does as it should

@@ -20,7 +20,7 @@ from shipworthy.records.read import read_records, read_segment
 from shipworthy.serving.breaker import REST_S
 from tests.conftest import Seen
 from tests.serving.conftest import SYSTEM, Place, Running, good_request, loans_policy
-from tests.serving.faulty_server import FEWER, HANGS, INFINITE, LATE, NAN, OUTSIDE, RAISES, SHAPE
+from tests.serving.faulty_server import CAUSES, HANGS, LATE, RAISES
 from tests.serving.test_workers import wait_for
 
 FAULTY = Path(__file__).with_name("faulty_server.py")
@@ -33,18 +33,7 @@ def faulty(place: Place, start: Callable[..., Running]) -> Running:
     return start(script=FAULTY)
 
 
-@pytest.mark.parametrize(
-    ("income", "cause"),
-    [
-        (RAISES, "the model failed"),
-        (NAN, "the model gave no usable output"),
-        (INFINITE, "the model gave no usable output"),
-        (OUTSIDE, "the model gave no usable output"),
-        (SHAPE, "the model gave no usable output"),
-        (FEWER, "the model gave no usable output"),
-        (LATE, "the model was late"),
-    ],
-)
+@pytest.mark.parametrize(("income", "cause"), CAUSES.items())
 def test_a_model_that_fails_is_answered_by_labelled_fallback(
     faulty: Running, place: Place, income: float, cause: str
 ) -> None:

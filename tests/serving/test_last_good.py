@@ -33,7 +33,16 @@ from tests.serving.conftest import (
     loans_policy,
     loans_schema,
 )
-from tests.serving.faulty_server import FEWER, HANGS, INFINITE, LAG_S, LAGS, LATE, NAN, OUTSIDE, RAISES, SHAPE, SOUND
+from tests.serving.faulty_server import (
+    CAUSES,
+    FEWER,
+    HANGS,
+    LAG_S,
+    LAGS,
+    NAN,
+    RAISES,
+    SOUND,
+)
 from tests.serving.test_novelty import STRANGE, novelty
 from tests.serving.test_python_models import MEMORY, model_pids, python_model
 from tests.serving.test_workers import is_whole, metric, wait_for
@@ -87,18 +96,7 @@ def behind(place: Place, start: Start) -> Running:
 # --- what it is asked for
 
 
-@pytest.mark.parametrize(
-    ("income", "cause"),
-    [
-        (RAISES, "the model failed"),
-        (NAN, "the model gave no usable output"),
-        (INFINITE, "the model gave no usable output"),
-        (OUTSIDE, "the model gave no usable output"),
-        (SHAPE, "the model gave no usable output"),
-        (FEWER, "the model gave no usable output"),
-        (LATE, "the model was late"),
-    ],
-)
+@pytest.mark.parametrize(("income", "cause"), CAUSES.items())
 def test_the_last_good_release_answers_where_the_model_fails(
     behind: Running, place: Place, income: float, cause: str
 ) -> None:
