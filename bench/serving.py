@@ -68,8 +68,10 @@ MLSERVER_NAME = "MLServer + ONNX Runtime"
 TOKEN, TOKEN_HASH = mint_token(bytes(32))
 CONSTANT = """
 import asyncio, sys, json, uvloop
+from shipworthy.serving.heads import Heads
 from shipworthy.serving.protocol import Connection
 class Constant:
+    heads = Heads()
     def admit(self, exchange): return (lambda exchange, body: exchange.respond(200, BODY)), 1 << 20
     def opened(self, connection): return True
     def closed(self, connection): pass

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from shipworthy.serving.gate import (
     Gate,
     Refusal,
 )
+from shipworthy.serving.heads import Heads
 from shipworthy.serving.protocol import Connection, Exchange
 
 DAY_S = 86400.0
@@ -367,4 +369,4 @@ def test_ways_to_write_a_host_are_bounded_in_memory() -> None:
 
 
 def test_a_connection_knows_its_address_only_while_it_has_one() -> None:
-    assert Connection(object(), Clock()).address == ""  # type: ignore[arg-type]
+    assert Connection(SimpleNamespace(heads=Heads()), Clock()).address == ""  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ __all__ = [
     "earlier",
     "gate",
     "grpc_port",
+    "heads",
     "inference",
     "inference_grpc",
     "inference_http",

@@ -138,7 +138,7 @@ class Gate:
             if len(self._hosts) >= MAX_HOSTS:
                 self._hosts.clear()
             self._hosts.add(host)
-        return self.check_origin(call)
+        return self.check_origin(call) if b"origin" in call.headers else None
 
     def check_origin(self, call: Call) -> Refusal | None:
         """Whether a page of another site sent the request."""

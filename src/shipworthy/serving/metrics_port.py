@@ -10,6 +10,7 @@ import msgspec
 from shipworthy.kernel.errors import ConflictError
 from shipworthy.serving.counters import MEDIA
 from shipworthy.serving.gate import Gate
+from shipworthy.serving.heads import Heads
 from shipworthy.serving.protocol import Connection, Exchange, Handler
 from shipworthy.serving.routes import Route, find_route
 
@@ -34,6 +35,7 @@ class MetricsPort:
         self._gate = Gate(time.time, time.monotonic, is_open=True)
         self._connections: set[Connection] = set()
         self._held = 0
+        self.heads = Heads()
         self._table = {
             b"/metrics": {b"GET": Route(partial(_metrics, render), "public")},
             b"/v2/health/live": {b"GET": Route(_live, "public")},

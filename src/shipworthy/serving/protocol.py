@@ -13,6 +13,7 @@ import httptools
 import msgspec
 
 from shipworthy.serving.caller import Caller
+from shipworthy.serving.heads import Head, Heads
 from shipworthy.serving.problem import MEDIA, REASONS, Problem, make_problem
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -65,7 +66,7 @@ class Exchange(msgspec.Struct, eq=False):
     arrived: float  # by the connection's clock
     method: bytes = b""
     path: bytes = b""
-    headers: dict[bytes, bytes] = {}  # msgspec copies it
+    headers: dict[bytes, bytes] = {}  # msgspec copies it; of a head that is known, those of all its requests
     keep_alive: bool = True
     caller: Caller | None = None  # once the gate has let it through
     payload: bytes | None = None
@@ -121,6 +122,10 @@ class Handler(Protocol):
 class Service(Protocol):
     """What a connection needs of the server."""
 
+    @property
+    def heads(self) -> Heads:
+        """Heads that were read before, on any connection."""
+
     def admit(self, exchange: Exchange) -> tuple[Handler, int]:
         """What answers or refuses a request whose header has come, and the most bytes that its body may have."""
 
@@ -147,6 +152,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, service: Service, clock: Callable[[], float]) -> None:
         self._service = service
+        self._heads = service.heads
         self._clock = clock
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
@@ -162,6 +168,7 @@ class Connection(asyncio.Protocol):
         self._deaf = False  # nothing more is read
         self._is_last = False  # the request that has begun is the last one
         self._blocked = False  # the client does not read
+        self._whole: Exchange | None = None  # the request that the parser has just seen end
         self._is_tls = False
         self._crowded = False  # too many requests are open
         self.since = clock()  # last time that a message began or ended
@@ -202,6 +209,10 @@ class Connection(asyncio.Protocol):
         """Bytes came."""
         if self._deaf:
             return
+        is_between = self._exchange is None
+        if is_between and (head := self._heads.find(data)) is not None:
+            self._take_known(head, data[head.size_bytes :])
+            return
         began = self._began
         try:
             self._parser.feed_data(data)
@@ -212,9 +223,10 @@ class Connection(asyncio.Protocol):
             return
         if self._in_header and began == self._began:  # the parser shows a header only when it is whole
             self._count_header(len(data))
-        if len(self._open) > MAX_OPEN_EXCHANGES and self._transport is not None:
-            self._crowded = True
-            self._transport.pause_reading()
+        whole, self._whole = self._whole, None
+        if is_between and whole is not None and began + 1 == self._began:
+            self._heads.learn(data, whole.method, whole.path, whole.headers)
+        self._look_for_room()
 
     def eof_received(self) -> bool:
         """The client sends no more; answers under way are still written."""
@@ -311,12 +323,36 @@ class Connection(asyncio.Protocol):
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._drop_body()
         self.since = exchange.arrived = self._clock()
+        if exchange.keep_alive:
+            self._whole = exchange
+        self._begin(exchange, handler, body)
+
+    # --- ours
+
+    def _take_known(self, head: Head, body: bytes) -> None:
+        """A whole request whose head needs no parsing: what the parser's calls would have done."""
+        self._began += 1
+        self.since = clock = self._clock()
+        exchange = Exchange(self, clock, head.method, head.path, head.headers, not self._is_last)
+        self._exchange = exchange
+        handler, limit = self._service.admit(exchange)
+        if head.body_bytes > limit:
+            self._refuse(make_problem(413, f"The body has more than {limit} bytes."))
+            return
+        self._exchange = None
+        self._begin(exchange, handler, body)
+        self._look_for_room()
+
+    def _begin(self, exchange: Exchange, handler: Handler, body: bytes) -> None:
         self._open.append(exchange)
         if not exchange.keep_alive:
             self._deaf = True
         handler(exchange, body)
 
-    # --- ours
+    def _look_for_room(self) -> None:
+        if len(self._open) > MAX_OPEN_EXCHANGES and self._transport is not None:
+            self._crowded = True
+            self._transport.pause_reading()
 
     def write_answered(self, status: int) -> None:
         """Write the answers that are due, in order."""

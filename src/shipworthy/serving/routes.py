@@ -48,18 +48,19 @@ def find_route(table: RouteTable, exchange: Exchange, gate: Gate) -> tuple[Handl
         return _refusal(405, f"Allowed: {allowed.decode()}.", b"allow: " + allowed + b"\r\n")
     if (refused := gate.check_caller(exchange, route.access)) is not None:
         return _refusal(refused.status, refused.detail, refused.headers)
-    has_tensors = b"inference-header-content-length" in exchange.headers
+    headers = exchange.headers
+    has_tensors = b"inference-header-content-length" in headers
     if has_tensors and not route.takes_tensors:
         return _refusal(400, "The header inference-header-content-length is for inference requests alone.")
-    if route.body_bytes and not _is_media(exchange.headers.get(b"content-type"), TENSORS if has_tensors else JSON):
+    if route.body_bytes and not _is_media(headers.get(b"content-type"), TENSORS if has_tensors else JSON):
         return _refusal(415, "Send the body as application/json.")
-    if route.body_bytes and exchange.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    if route.body_bytes and b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
         return _refusal(415, "Send the body as it is, without compression.")
     return route.handler, route.body_bytes or MAX_SWALLOWED_BYTES
 
 
 def _is_media(media: bytes | None, known: frozenset[bytes]) -> bool:
-    return media is None or media.partition(b";")[0].strip().lower() in known
+    return media is None or media in known or media.partition(b";")[0].strip().lower() in known
 
 
 def _refusal(status: int, detail: str, extra: bytes = b"") -> tuple[Handler, int]:

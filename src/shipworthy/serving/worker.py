@@ -15,6 +15,7 @@ from shipworthy.serving.counters import MEDIA as METRICS_MEDIA
 from shipworthy.serving.counters import Counters, render_metrics
 from shipworthy.serving.decode import RequestDecoder, Sample
 from shipworthy.serving.gate import Gate
+from shipworthy.serving.heads import Heads
 from shipworthy.serving.inference import SERVER, InferenceEndpoint, describe_model
 from shipworthy.serving.inference_http import infer_by_http
 from shipworthy.serving.live import LiveState
@@ -97,6 +98,7 @@ class Worker:
         self.begin_span = begin_span
         self.counters = counters
         self.connections: set[Connection] = set()
+        self.heads = Heads()
         self.is_draining = False
         self.refused: str | None = None  # why a newer deployment does not answer
         meters = MeterTable(run / "meters")
