@@ -4,6 +4,8 @@ import errno
 import os
 import random
 import threading
+import tracemalloc
+from contextlib import closing
 from itertools import count, product
 from pathlib import Path
 
@@ -195,6 +197,25 @@ def test_a_segment_torn_while_it_was_made_is_no_obstacle(tmp_path: Path, cut: in
     writer = make_writer(tmp_path)
     writer.append(encode(make_record(2)))
     assert numbers(tmp_path) == [2]
+
+
+def test_a_long_segment_is_carried_on_in_little_memory(tmp_path: Path) -> None:
+    """What was not closed is looked through, and not held."""
+    with closing(make_writer(tmp_path)) as writer:
+        for number in range(200):
+            writer.append([bytes([number]) * 40_000], sync=False)
+    tracemalloc.start()
+    try:
+        writer = make_writer(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    writer.append(encode(make_record(1)))
+    writer.close()
+    (segment,) = list_segments(tmp_path)
+    assert segment.stat().st_size > 8_000_000
+    assert peak < 4_000_000
+    assert len(whole_frames(segment.read_bytes())) == 1 + 200 + 1
 
 
 def test_damage_before_a_whole_record_is_told_and_not_cut(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ torn tail is recognised by its length or its CRC.
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -184,6 +184,19 @@ def whole_frames_of(segment: bytes | memoryview, offset: int) -> list[tuple[int,
         spans.append((offset + FRAME.size, end))
         offset = end
     return spans
+
+
+def read_frames(file: BinaryIO) -> Iterator[bytes]:
+    """Each whole frame of an open segment behind its magic, head and content, up to the first torn one.
+
+    In memory is one at a time.
+    """
+    while len(head := file.read(FRAME.size)) == FRAME.size:
+        length, checksum = FRAME.unpack(head)
+        content = file.read(length) if length <= MAX_FRAME_BYTES else b""
+        if not content or len(content) != length or zlib.crc32(content) != checksum:
+            return
+        yield head + content
 
 
 def has_whole_frame_after(segment: bytes | memoryview, offset: int) -> bool:

@@ -30,14 +30,12 @@ from shipworthy.records.format import (
     SegmentSeal,
     count_records,
     frame,
-    has_magic,
-    has_whole_frame_after,
     name_of,
     seal_of,
-    whole_frames,
     write_out,
 )
-from shipworthy.records.sealed import count_groups, seal_groups, segment_cipher
+from shipworthy.records.scan import scan
+from shipworthy.records.sealed import seal_groups, segment_cipher
 from shipworthy.records.spool import move_segment, spooled_segments
 from shipworthy.security.vault import Vault
 
@@ -473,25 +471,20 @@ class SegmentWriter:
         path = self._directory / name_of(self._worker, self._number)
         if self._number == 0 or seal_of(path).exists():
             return
-        content = memoryview(path.read_bytes())  # its parts are not copied
-        spans = whole_frames(content) if has_magic(content) else []
-        end = spans[-1][1] if spans else 0
-        if end < len(content) and has_whole_frame_after(content, end):
+        found = scan(path)
+        if found.is_damaged:
             return  # damage in the middle: leave it for the reader to report, start a new segment
-        if not spans:  # died while making it: nothing was acknowledged from it
+        if not found.frames:  # died while making it: nothing was acknowledged from it
             path.unlink()
             self._number -= 1
             return
         descriptor = self._disk.open(path, os.O_WRONLY | os.O_APPEND)
-        if end < len(content):
-            self._disk.truncate(descriptor, end)
+        if found.is_torn:
+            self._disk.truncate(descriptor, found.end)
             self._disk.sync(descriptor)
-        segment = _Segment(
-            path, descriptor, self._number, hashlib.sha256(content[:end]), end, len(spans) - 1, frames=len(spans)
-        )
+        segment = _Segment(path, descriptor, self._number, found.digest, found.end, found.records, frames=found.frames)
         self._segment = segment
-        if content[: len(SEALED_MAGIC)] == SEALED_MAGIC:
-            segment.records = count_groups([content[start:stop] for start, stop in spans[1:]])
+        if found.is_sealed:
             self._rotate(segment)
 
 
