@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shipworthy.kernel.errors import AccessError, IntegrityError, StorageError
 from shipworthy.records.disk import LocalDisk
-from shipworthy.records.format import FRAME, MAGIC, SEALED_MAGIC, Outcome, frame, whole_frames
+from shipworthy.records.format import FRAME, MAGIC, SEALED_MAGIC, Outcome, frame, whole_frames, whole_frames_of
 from shipworthy.records.read import (
     Tail,
     find_record,
@@ -220,7 +220,9 @@ def test_one_record_is_found_among_sealed_ones(place: Path, vault: Vault) -> Non
 def test_a_group_that_no_frame_holds_is_parted_and_its_nonces_follow(sizes: list[int]) -> None:
     cipher = AESGCM(bytes(32))
     contents = [bytes([1]) * size for size in sizes]
-    frames = seal_groups(cipher, 5, contents)
+    whole = b"".join(framed.content for framed in seal_groups(cipher, 5, contents))
+    frames = [whole[start:end] for start, end in whole_frames_of(whole, 0)]
+    assert sum(FRAME.size + len(content) for content in frames) == len(whole)
     assert all(len(content) <= 2**24 for content in frames)
     opened = [bytes(part) for at, it in enumerate(frames) for part in open_group(cipher, 5 + at, it, Path("s"))]
     assert opened == contents

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from zlib import crc32
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -23,7 +23,6 @@ from shipworthy.records.format import (
     Contents,
     Framed,
     SegmentHeader,
-    count_records,
     join_frames,
     whole_frames_of,
 )
@@ -54,19 +53,26 @@ def segment_cipher(vault: Vault, segment: Path, header: bytes) -> AESGCM:
     return AESGCM(vault.object_key(known.key, known.salt, f"segment/{place}/{sha256(header).hexdigest()}", segment))
 
 
-def seal_groups(cipher: AESGCM, number: int, contents: Contents) -> list[bytes]:
-    """The frames' contents for one commit: one message, or several where they would not fit a frame.
+def seal_groups(cipher: AESGCM, number: int, contents: Contents) -> list[Framed]:
+    """The frames for one commit: one message, or several where they would not fit a frame.
 
     Args:
         cipher: of the segment.
         number: of the first frame that is written, from 1: the header is frame 0.
         contents: encoded records.
     """
-    sealed: list[bytes] = []
-    for group in _groups(contents):
-        count = COUNT.pack(count_records(group))
-        sealed.append(count + cipher.encrypt(_nonce(number + len(sealed)), join_frames(group), count))
-    return sealed
+    return [_seal(cipher, _nonce(at), group) for at, group in enumerate(_groups(contents), number)]
+
+
+def _seal(cipher: AESGCM, nonce: bytes, group: Framed) -> Framed:
+    """The frame of a group, put together in one place: a large one is not copied again."""
+    content = bytearray(FRAME.size + COUNT.size + len(group.content) + TAG_BYTES)
+    view = memoryview(content)
+    count = view[FRAME.size : FRAME.size + COUNT.size]
+    COUNT.pack_into(count, 0, group.records)
+    cipher.encrypt_into(nonce, group.content, bytes(count), view[FRAME.size + COUNT.size :])
+    FRAME.pack_into(content, 0, len(content) - FRAME.size, crc32(view[FRAME.size :]))
+    return Framed(view, 1)
 
 
 def open_group(cipher: AESGCM, number: int, content: bytes | memoryview, segment: Path) -> Iterator[memoryview]:
@@ -91,18 +97,22 @@ def count_groups(contents: Sequence[bytes | memoryview]) -> int:
     return sum(COUNT.unpack_from(content)[0] for content in contents if len(content) >= COUNT.size)
 
 
-def _groups(contents: Contents) -> Iterator[Contents]:
-    group: list[Any] = []
+def _groups(contents: Contents) -> Iterator[Framed]:
+    """What goes into a frame each: records together; what is framed already, as it is."""
+    group: list[bytes] = []
     size_bytes = 0
     for content in contents:
-        needed = len(content.content) if isinstance(content, Framed) else FRAME.size + len(content)
+        if isinstance(content, Framed):
+            yield content
+            continue
+        needed = FRAME.size + len(content)
         if group and size_bytes + needed > MAX_GROUP_BYTES:
-            yield group
+            yield Framed(join_frames(group), len(group))
             group, size_bytes = [], 0
         group.append(content)
         size_bytes += needed
     if group:
-        yield group
+        yield Framed(join_frames(group), len(group))
 
 
 def _nonce(number: int) -> bytes:
