@@ -4,6 +4,7 @@ __all__ = [
     "address",
     "attempts",
     "block",
+    "boosting",
     "columnar",
     "columns",
     "contamination",

@@ -23,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shipworthy.contract.types import Column, Kind
+from shipworthy.data.boosting import load_lightgbm
 from shipworthy.data.values import cleaned, typed
 
 SAMPLE_ROWS = 10_000  # enough for a group of 1 % to have 100 rows; two seconds at most
@@ -266,8 +267,7 @@ def numbers(series: pl.Series) -> Floats:
 
 def out_of_fold(matrix: Floats, truth: NDArray[Any], classes: int = 0, rounds: int = ROUNDS) -> Floats:
     """What models say of rows that they did not see: shape (rows, classes), or (rows, 1) of a target of numbers."""
-    import lightgbm as lgb  # 1.3 s that only a suspicious column costs
-
+    lgb = load_lightgbm()
     folds = np.random.default_rng(SEED).permutation(len(truth)) % FOLDS
     goals = {0: {"objective": "l2"}, 2: {"objective": "binary"}}
     settings = _MODEL | goals.get(classes, {"objective": "multiclass", "num_class": classes})
