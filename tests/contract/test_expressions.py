@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shipworthy.contract.expression_nodes import Arithmetic, Column, Constant
 from shipworthy.contract.expressions import (
     FUNCTIONS,
     MAX_DEPTH,
     MAX_LENGTH,
-    Arithmetic,
-    Column,
-    Constant,
     Kind,
     Row,
     Value,

@@ -2,6 +2,10 @@
 JSON Schema, and the expressions it may contain. Pure: text in, values out."""
 
 __all__ = [
+    "expression_nodes",
+    "expression_parser",
+    "expression_rows",
+    "expression_tokens",
     "expressions",
     "nodes",
     "outline",
@@ -11,5 +15,6 @@ __all__ = [
     "reference",
     "schema",
     "sense",
+    "spelling",
     "types",
 ]

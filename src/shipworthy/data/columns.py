@@ -12,9 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shipworthy.contract.expressions import (
-    FLOAT32_MAX,
-    VALUE_KINDS,
+from shipworthy.contract.expression_nodes import (
     And,
     Arithmetic,
     Call,
@@ -22,8 +20,6 @@ from shipworthy.contract.expressions import (
     Column,
     Compare,
     Constant,
-    Expression,
-    Kind,
     Member,
     Missing,
     Negate,
@@ -32,8 +28,8 @@ from shipworthy.contract.expressions import (
     Or,
     Power,
     Where,
-    parse_expression,
-)
+)  # fmt: skip
+from shipworthy.contract.expressions import FLOAT32_MAX, VALUE_KINDS, Expression, Kind, parse_expression
 from shipworthy.contract.types import Contract, Derived
 from shipworthy.kernel.errors import InternalError
 
