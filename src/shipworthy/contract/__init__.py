@@ -2,9 +2,11 @@
 JSON Schema, and the expressions it may contain. Pure: text in, values out."""
 
 __all__ = [
+    "expression_functions",
     "expression_nodes",
     "expression_parser",
     "expression_rows",
+    "expression_text",
     "expression_tokens",
     "expressions",
     "nodes",

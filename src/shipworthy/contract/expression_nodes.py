@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["float", "int", "bool", "category", "text", "datetime"]
 ValueKind = Literal["number", "bool", "text", "datetime"]
@@ -11,15 +11,18 @@ Value = float | bool | str | datetime
 Row = Mapping[str, object]
 ArithmeticOperator = Literal["+", "-", "*", "/", "//", "%"]
 CompareOperator = Literal["<", "<=", ">", ">=", "==", "!="]
+DatePart = Literal["year", "quarter", "month", "week", "day", "day_of_year", "weekday", "hour", "minute"]
 Function = Literal[
-    "abs", "floor", "ceil", "round", "log", "log1p", "exp", "sqrt", "min", "max", "clip",
-    "year", "month", "day", "hour", "minute", "weekday",
+    DatePart, "abs", "floor", "ceil", "round", "log", "log1p", "exp", "sqrt", "min", "max", "clip", "bucket",
+    "days_between", "hours_between", "lower", "upper", "strip", "length", "contains", "starts_with", "ends_with",
+    "replace", "left", "right", "concat",
 ]  # fmt: skip
 
 FLOAT32_MAX = 3.4028234663852886e38  # what the model's input can hold; a derived number beyond it is missing
 MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "?", "-")  # words for no value
 MAX_LENGTH = 2000  # characters; what is longer belongs to `prepare`
 MAX_DEPTH = 64  # keeps every recursion over a tree far below Python's limit
+DATE_PARTS: tuple[DatePart, ...] = get_args(DatePart)
 MAX_EXPONENT = 8  # a product of more factors is a mistake more often than a wish
 
 VALUE_KINDS: dict[Kind, ValueKind] = {
@@ -134,15 +137,24 @@ class Coalesce:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of numbers, or of one datetime, to a number."""
+    """A function of values of one type, and of literals after them."""
 
     function: Function
     arguments: tuple["Node", ...]
+    literals: tuple[float | str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The text that stands at the operand's place, from 0; the operand is a bucket."""
+
+    operand: "Node"
+    labels: tuple[str, ...]
 
 
 Node = (
     Constant | Column | Negate | Arithmetic | Power | Compare
-    | And | Or | Not | Member | Where | Missing | Coalesce | Call
+    | And | Or | Not | Member | Where | Missing | Coalesce | Call | Label
 )  # fmt: skip
 
 

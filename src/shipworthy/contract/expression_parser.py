@@ -1,9 +1,10 @@
 """The parser of expressions: tokens to a typed tree, by precedence climbing."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from shipworthy.contract.expression_functions import ARITIES, SIGNATURES, Written
 from shipworthy.contract.expression_nodes import (
     MAX_DEPTH,
     MAX_EXPONENT,
@@ -21,6 +22,7 @@ from shipworthy.contract.expression_nodes import (
     Expression,
     Function,
     Kind,
+    Label,
     Member,
     Missing,
     Negate,
@@ -30,7 +32,8 @@ from shipworthy.contract.expression_nodes import (
     Power,
     ValueKind,
     Where,
-)  # fmt: skip
+)
+from shipworthy.contract.expression_text import MAX_TEXT
 from shipworthy.contract.expression_tokens import WORDS, Token, read_tokens
 from shipworthy.contract.spelling import did_you_mean
 from shipworthy.kernel.errors import ExpressionError
@@ -56,17 +59,6 @@ _STRENGTH = {  # how strongly an infix binds; `not` is 5, unary minus 13
     **dict.fromkeys(("*", "/", "//", "%"), 11),
     "**": 15,
 }
-_ARITIES: dict[str, tuple[int, int]] = {  # fewest and most arguments
-    **dict.fromkeys(("abs", "floor", "ceil", "round", "log", "log1p", "exp", "sqrt"), (1, 1)),
-    **dict.fromkeys(("year", "month", "day", "hour", "minute", "weekday"), (1, 1)),
-    **dict.fromkeys(("min", "max", "coalesce"), (2, 100)),
-    **dict.fromkeys(("clip", "where"), (3, 3)),
-    "missing": (1, 1),
-}
-FUNCTIONS: tuple[str, ...] = tuple(sorted(_ARITIES))
-_DATE_PARTS = ("year", "month", "day", "hour", "minute", "weekday")
-_ALWAYS_WHOLE = ("floor", "ceil", "round", *_DATE_PARTS)
-_WHOLE_IF_ALL = ("abs", "min", "max", "clip")
 _NAMES_OF_KINDS = {"number": "a number", "bool": "a bool", "text": "a text", "datetime": "a datetime"}
 _NULLS = ("none", "null", "nan", "na", "nil")
 
@@ -95,6 +87,39 @@ def parse_expression(
     parser = _Parser(read_tokens(text), columns, values or {})
     part = parser.parse()
     return Expression(text, part.node, part.kind, part.whole, tuple(sorted(parser.used)))
+
+
+def parse_derived(
+    text: str,
+    columns: Mapping[str, Kind],
+    labels: Collection[str] | None = None,
+    *,
+    values: Mapping[str, Collection[str]] | None = None,
+) -> Expression:
+    """`parse_expression`, where the buckets of a category are its labels.
+
+    Args:
+        text: of a derived column.
+        columns: the names that may be used, with their kinds.
+        labels: a category's values in order; None for other columns.
+        values: as of `parse_expression`.
+
+    Raises:
+        ExpressionError: as `parse_expression`, or there are not as many labels as buckets.
+
+    >>> parse_derived("bucket(age, 18, 65)", {"age": "int"}, ["child", "adult", "old"]).kind
+    'text'
+    """
+    parsed = parse_expression(text, columns, values=values)
+    root = parsed.root
+    if labels is None or not (isinstance(root, Call) and root.function == "bucket"):
+        return parsed
+    if len(labels) != len(root.literals) + 1:
+        raise ExpressionError(
+            f"{len(root.literals)} edges make {len(root.literals) + 1} buckets, and there are {len(labels)} values; "
+            "write one for each, lowest first"
+        )
+    return replace(parsed, root=Label(root, tuple(labels)), kind="text", whole=False)
 
 
 class _Parser:
@@ -200,7 +225,7 @@ class _Parser:
     def _unknown(self, name: str) -> str:
         if name in WORDS:
             return f"{name!r} is an operator and stands between or before operands"
-        if name in _ARITIES:
+        if name in ARITIES:
             return f"{name!r} is a function: write {name}(…)"
         if name.lower() in _NULLS:
             return f"there is no {name!r}: write missing(column) to ask whether a value is missing"
@@ -218,6 +243,10 @@ class _Parser:
             return self._power(left)
         right = self._expression(strength + 1)
         sign: ArithmeticOperator = token.text  # type: ignore[assignment]
+        if sign == "+" and left.kind == right.kind == "text":
+            return self._called("concat", left.start, (left, right))
+        if sign == "-" and left.kind == right.kind == "datetime":
+            raise _error(token.start, "write days_between(start, end) or hours_between(start, end) for a duration")
         _demand(left, "number", sign)
         _demand(right, "number", sign)
         whole = sign != "/" and (sign == "//" or (left.whole and right.whole))
@@ -326,15 +355,15 @@ class _Parser:
 
     def _call(self, token: Token) -> _Part:
         name = token.text
-        if name not in _ARITIES:
-            cure = "; did you mean where?" if name.lower() in ("if", "iif", "ifelse") else did_you_mean(name, _ARITIES)
+        if name not in ARITIES:
+            cure = "; did you mean where?" if name.lower() in ("if", "iif", "ifelse") else did_you_mean(name, ARITIES)
             raise _error(token.start, f"there is no function {name!r}{cure}")
         self._expect("(")
         parts = [self._expression(0)]
         while self._accept(","):
             parts.append(self._expression(0))
         self._expect(")")
-        fewest, most = _ARITIES[name]
+        fewest, most = ARITIES[name]
         if not fewest <= len(parts) <= most:
             wanted = str(fewest) if fewest == most else f"{fewest} or more"
             raise _error(token.start, f"{name} takes {wanted} arguments, not {len(parts)}")
@@ -352,13 +381,20 @@ class _Parser:
                 _demand(part, branches[0].kind, f"{name}, as in its first value,")
             node: Node = Coalesce(nodes) if name == "coalesce" else Where(*nodes)
             return self._made(node, branches[0].kind, start, parts, whole=all(part.whole for part in branches))
-        for part in parts:
-            _demand(part, "datetime" if name in _DATE_PARTS else "number", name)
-        if name == "clip":
-            _check_clip(parts)
-        whole = name in _ALWAYS_WHOLE or (name in _WHOLE_IF_ALL and all(part.whole for part in parts))
         function: Function = name  # type: ignore[assignment]
-        return self._made(Call(function, nodes), "number", start, parts, whole=whole)
+        return self._called(function, start, parts)
+
+    def _called(self, function: Function, start: int, parts: Sequence[_Part]) -> _Part:
+        signature = SIGNATURES[function]
+        written = _written(function, signature.written, parts)
+        computed = parts[: len(parts) - len(written)]
+        for part in computed:
+            _demand(part, signature.takes, function)
+        if function == "clip":
+            _check_clip(computed)
+        whole = signature.whole == "always" or (signature.whole != "never" and all(part.whole for part in computed))
+        node = Call(function, tuple(part.node for part in computed), written)
+        return self._made(node, signature.gives, start, parts, whole=whole)
 
     def _made(self, node: Node, kind: ValueKind, start: int, parts: Collection[_Part], *, whole: bool = False) -> _Part:
         depth = 1 + max(part.depth for part in parts)
@@ -394,7 +430,37 @@ def _literal(part: _Part) -> float | str:
     return part.node.value
 
 
-def _check_clip(parts: list[_Part]) -> None:
+def _written(function: Function, wanted: Sequence[Written], parts: Sequence[_Part]) -> tuple[float | str, ...]:
+    """The literals at the end of a function's arguments."""
+    if not wanted:
+        return ()
+    if wanted == ("edges",):
+        edges = [_literal_of(part, "number", f"an edge of {function}") for part in parts[1:]]
+        for part, one, other in zip(parts[2:], edges, edges[1:], strict=False):
+            if float(one) >= float(other):
+                raise _error(part.start, f"the edges of {function} ascend, and {other:g} is not above {one:g}")
+        return tuple(edges)
+    found = []
+    for position, (kind, part) in enumerate(zip(wanted, parts[-len(wanted) :], strict=True)):
+        value = _literal_of(part, "number" if kind == "count" else "text", f"what {function} takes here")
+        if kind == "count" and (not isinstance(value, float) or not value.is_integer() or not 1 <= value <= MAX_TEXT):
+            raise _error(part.start, f"{function} takes a whole number of characters, 1 to {MAX_TEXT}, not {value:g}")
+        if value == "" and position == 0:
+            raise _error(part.start, f"the text that {function} looks for is empty")
+        found.append(value)
+    return tuple(found)
+
+
+def _literal_of(part: _Part, kind: ValueKind, what: str) -> float | str:
+    node = part.node
+    if isinstance(node, Negate) and isinstance(node.operand, Constant):
+        return -float(node.operand.value)
+    if not isinstance(node, Constant) or part.kind != kind:
+        raise _error(part.start, f"{what} is {_NAMES_OF_KINDS[kind]} written out")
+    return node.value
+
+
+def _check_clip(parts: Sequence[_Part]) -> None:
     low, high = parts[1].node, parts[2].node
     if isinstance(low, Constant) and isinstance(high, Constant) and float(low.value) > float(high.value):
         raise _error(parts[1].start, f"clip's lower bound {low.value} is above its upper bound {high.value}")

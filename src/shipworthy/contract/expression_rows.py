@@ -2,10 +2,13 @@
 
 import math
 import operator
+from bisect import bisect_right
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
+from shipworthy.contract.expression_functions import SIGNATURES
 from shipworthy.contract.expression_nodes import (
     VALUE_KINDS,
     And,
@@ -19,6 +22,7 @@ from shipworthy.contract.expression_nodes import (
     Constant,
     Expression,
     Function,
+    Label,
     Member,
     Missing,
     Negate,
@@ -29,9 +33,11 @@ from shipworthy.contract.expression_nodes import (
     Row,
     Value,
     Where,
-)  # fmt: skip
+)
+from shipworthy.contract.expression_text import SPACES, held, lower, upper
 
 _Evaluate = Callable[[Row], Any]
+DAY_US, HOUR_US = 86_400_000_000, 3_600_000_000  # microseconds
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -78,8 +84,12 @@ def _compile(node: Node) -> _Evaluate:
             return lambda row: inner(row) is None
         case Coalesce(operands):
             return _coalesce(tuple(_compile(operand) for operand in operands))
-        case Call(function, arguments):
-            return _finite(_strict(_CALLS[function], arguments))
+        case Call(function, arguments, literals):
+            call = _WRITTEN[function](*literals) if literals else _CALLS[function]
+            called = _strict(call, arguments)
+            return _finite(called) if SIGNATURES[function].gives == "number" else called
+        case Label(operand, labels):
+            return _strict(lambda place: labels[int(place)], (operand,))
 
 
 def _read_number(name: str) -> _Evaluate:
@@ -181,7 +191,12 @@ def _divide(x: float, y: float) -> float:
 
 def _floor_divide(x: float, y: float) -> float:
     quotient = _divide(x, y)
-    return float(math.floor(quotient)) if math.isfinite(quotient) else math.nan
+    return _whole(math.floor, quotient) if math.isfinite(quotient) else math.nan
+
+
+def _whole(rounded: Callable[[float], int], x: float) -> float:
+    """With the sign of `x`, also where it is a zero (IEEE 754)."""
+    return math.copysign(rounded(x), x)
 
 
 def _remainder(x: float, y: float) -> float:
@@ -218,6 +233,11 @@ def _instant(value: datetime) -> timedelta:
     return (value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH
 
 
+def _microseconds(start: datetime, end: datetime) -> float:
+    """From `start` to `end`, exact before it is rounded to float64."""
+    return float((_instant(end) - _instant(start)) // timedelta(microseconds=1))
+
+
 def _comparing_instants(compare: Callable[[Any, Any], bool]) -> Callable[[datetime, datetime], bool]:
     return lambda x, y: compare(_instant(x), _instant(y))
 
@@ -238,11 +258,11 @@ _COMPARE: dict[CompareOperator, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_CALLS: dict[Function, Callable[..., float]] = {
+_CALLS: dict[Function, Callable[..., Any]] = {
     "abs": abs,
-    "floor": lambda x: float(math.floor(x)),
-    "ceil": lambda x: float(math.ceil(x)),
-    "round": lambda x: float(round(x)),
+    "floor": partial(_whole, math.floor),
+    "ceil": partial(_whole, math.ceil),
+    "round": partial(_whole, round),
     "log": lambda x: math.log(x) if x > 0 else math.nan,
     "log1p": lambda x: math.log1p(x) if x > -1 else math.nan,
     "exp": _exp,
@@ -251,9 +271,28 @@ _CALLS: dict[Function, Callable[..., float]] = {
     "max": max,
     "clip": lambda x, low, high: min(max(x, low), high),
     "year": lambda x: float(x.year),
+    "quarter": lambda x: float((x.month + 2) // 3),
     "month": lambda x: float(x.month),
+    "week": lambda x: float(x.isocalendar().week),
     "day": lambda x: float(x.day),
+    "day_of_year": lambda x: float(x.timetuple().tm_yday),
+    "weekday": lambda x: float(x.isoweekday()),
     "hour": lambda x: float(x.hour),
     "minute": lambda x: float(x.minute),
-    "weekday": lambda x: float(x.isoweekday()),
+    "days_between": lambda x, y: _microseconds(x, y) / DAY_US,
+    "hours_between": lambda x, y: _microseconds(x, y) / HOUR_US,
+    "lower": lower,
+    "upper": upper,
+    "strip": lambda x: x.strip(SPACES),
+    "length": lambda x: float(len(x)),
+    "concat": lambda *texts: held("".join(texts)),
+}
+_WRITTEN: dict[Function, Callable[..., Callable[[Any], Any]]] = {  # literals to a function of the one argument
+    "bucket": lambda *edges: lambda x: float(bisect_right(edges, x)),
+    "contains": lambda part: lambda x: part in x,
+    "starts_with": lambda part: lambda x: x.startswith(part),
+    "ends_with": lambda part: lambda x: x.endswith(part),
+    "replace": lambda old, new: lambda x: held(x.replace(old, new)),
+    "left": lambda count: lambda x: x[: int(count)],
+    "right": lambda count: lambda x: x[-int(count) :],
 }

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shipworthy.bundle.format import ContextField, DerivedField, FallbackRule, FeatureField, Schema
+from shipworthy.contract.expression_text import MAX_TEXT
 from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, Row, Value, compile_row, parse_expression
 from shipworthy.contract.patterns import Pattern
 from shipworthy.kernel.errors import ExpressionError, IntegrityError, RequestError
@@ -26,7 +27,6 @@ from shipworthy.serving.values import clean_text, find_zone, read_datetime
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 EXACT_WHOLE = 2.0**53  # beyond it a fraction of 0 does not say which whole number was meant
-MAX_TEXT = 10_000  # characters of one text value
 MAX_ID = 256  # characters of a request's id
 MAX_LISTED = 20  # categories named in a problem
 MAX_SHOWN = 60  # characters of a bad value that a problem repeats

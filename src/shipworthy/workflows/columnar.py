@@ -15,11 +15,12 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from shipworthy.bundle.format import ContextField, DerivedField, FeatureField, Schema
+from shipworthy.contract.expression_text import MAX_TEXT
 from shipworthy.contract.expressions import FLOAT32_MAX, Kind, parse_expression
 from shipworthy.contract.patterns import Pattern
 from shipworthy.data.columns import class_codes, evaluate
 from shipworthy.data.requests import RequestPlan, Values, read_values
-from shipworthy.serving.decode import INT64_MAX, INT64_MIN, MAX_TEXT
+from shipworthy.serving.decode import INT64_MAX, INT64_MIN
 
 Field = FeatureField | ContextField
 
