@@ -1,7 +1,7 @@
 """The parser of expressions: tokens to a typed tree, by precedence climbing."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shipworthy.contract.expression_functions import ARITIES, SIGNATURES, Written
@@ -120,6 +120,26 @@ def parse_derived(
             "write one for each, lowest first"
         )
     return replace(parsed, root=Label(root, tuple(labels)), kind="text", whole=False)
+
+
+def answers(expression: Expression) -> frozenset[str]:
+    """The texts written out that an expression of kind text may give, as it stands.
+
+    >>> sorted(answers(parse_expression('where(a < 3, "low", lower("High"))', {"a": "float"})))
+    ['low']
+    """
+    return frozenset(_answers(expression.root))
+
+
+def _answers(node: Node) -> Iterator[str]:
+    match node:
+        case Constant(str(value)):
+            yield value
+        case Where(_, then, otherwise):
+            yield from (*_answers(then), *_answers(otherwise))
+        case Coalesce(operands):
+            for operand in operands:
+                yield from _answers(operand)
 
 
 class _Parser:

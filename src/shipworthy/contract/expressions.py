@@ -46,11 +46,11 @@ from shipworthy.contract.expression_nodes import (
     Value,
     ValueKind,
 )
-from shipworthy.contract.expression_parser import parse_derived, parse_expression
+from shipworthy.contract.expression_parser import answers, parse_derived, parse_expression
 from shipworthy.contract.expression_rows import compile_row
 from shipworthy.contract.spelling import did_you_mean
 
 __all__ = [
     "FLOAT32_MAX", "FUNCTIONS", "MAX_DEPTH", "MAX_EXPONENT", "MAX_LENGTH", "MISSING", "VALUE_KINDS", "Expression",
-    "Kind", "Row", "Value", "ValueKind", "compile_row", "did_you_mean", "parse_derived", "parse_expression",
+    "Kind", "Row", "Value", "ValueKind", "answers", "compile_row", "did_you_mean", "parse_derived", "parse_expression",
 ]  # fmt: skip

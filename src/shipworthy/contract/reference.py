@@ -69,7 +69,8 @@ _EXPRESSIONS = """\
   does not take, and `and` and `or` where the other side decides (`false and missing` is false).
 - Missing too are x / 0, the logarithm of 0 or less, the root of a negative number, and whatever overflows.
 - Case is changed character by character as in Unicode 14, whatever the machine: `upper("ß")` is `"SS"`, and a capital
-  sigma is a plain small one also at the end of a word. A text of more than %d characters that a function makes is missing.
+  sigma is a plain small one also at the end of a word. A text of more than %d characters, made by a
+  function, is missing.
 - `derived` reads features, the time column and derived columns above it; `checks` and `if` read features, context and
   derived columns.
 - At most %d characters, nested at most %d deep.

@@ -36,8 +36,8 @@ from shipworthy.contract.expression_nodes import (
 )
 from shipworthy.contract.expression_rows import DAY_US, HOUR_US
 from shipworthy.contract.expression_text import MAX_TEXT, SPACES, lower, upper
-from shipworthy.contract.expressions import FLOAT32_MAX, VALUE_KINDS, Expression, Kind, parse_expression
-from shipworthy.contract.types import Contract, Derived
+from shipworthy.contract.expressions import FLOAT32_MAX, VALUE_KINDS, Expression, Kind, parse_derived
+from shipworthy.contract.types import Contract, Derived, Feature
 from shipworthy.kernel.errors import InternalError
 
 _COMPARE = {
@@ -64,29 +64,37 @@ def zones(contract: Contract) -> dict[str, str]:
 
 
 def derive(contract: Contract, frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with the derived columns, in contract order, after what `outside` does to their values.
+    """`frame` with the derived columns, in contract order, after what `outside` and `unknown` do to their values.
 
-    A later derived column reads an earlier one as `outside` left it. Numbers are float64, also those of type
-    int; values of `outside: reject` and `review` stay as they are.
+    A later derived column reads an earlier one as `outside` or `unknown` left it. Numbers are float64, also those of
+    type int; values of `outside: reject` and `review` stay as they are.
     """
     for name, column in contract.derived.items():
         values = derived_values(contract, frame, column).alias(name)
-        frame = frame.with_columns(values)
-        if column.range is not None:
-            frame = frame.with_columns(bounded(pl.col(name), column.range, column.outside))
+        frame = frame.with_columns(values).with_columns(settled(name, column))
     return frame
 
 
 def derived_values(contract: Contract, frame: pl.DataFrame, column: Derived) -> pl.Series:
-    """The values of a derived column before `outside` is applied; `frame` holds the earlier ones.
+    """The values of a derived column before `outside` or `unknown` is applied; `frame` holds the earlier ones.
 
     A number that the model's float32 cannot hold is missing.
     """
-    values = evaluate(parse_expression(column.from_, kinds(contract)), frame, zones(contract))
-    if column.type == "bool":
+    values = evaluate(parse_derived(column.from_, kinds(contract), column.values), frame, zones(contract))
+    if column.type in ("bool", "category"):
         return values
     held = values.abs() <= FLOAT32_MAX
     return values if held.all(ignore_nulls=True) else _keep(values, held)
+
+
+def settled(name: str, column: Feature | Derived) -> pl.Expr:
+    """The values of column `name` after `outside` and `unknown` are applied, as the server applies them."""
+    values = pl.col(name)
+    if column.type == "category" and column.values is not None and column.unknown != "reject":
+        return pl.when(values.is_in(list(column.values))).then(values)
+    if column.type in ("float", "int") and column.range is not None:
+        return bounded(values, column.range, column.outside)
+    return values
 
 
 def is_outside(values: pl.Expr, bounds: tuple[float, float]) -> pl.Expr:
@@ -115,9 +123,9 @@ def encode(contract: Contract, frame: pl.DataFrame) -> NDArray[np.float32]:
 
 
 def _codes(contract: Contract, name: str) -> pl.Expr:
-    feature = contract.features.get(name)
-    if feature is not None and feature.type == "category":
-        return class_codes(pl.col(name), feature.values or ()).cast(pl.Float32)
+    values = contract.model_categories.get(name)
+    if values is not None:
+        return class_codes(pl.col(name), values).cast(pl.Float32)
     return pl.col(name).cast(pl.Float64).cast(pl.Float32)
 
 

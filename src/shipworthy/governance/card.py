@@ -115,7 +115,7 @@ def _use(facts: CardFacts) -> str:
 
 
 def _allowed(column: Feature | Derived) -> str:
-    values = column.values if isinstance(column, Feature) else None
+    values = column.values
     if values:
         shown = ", ".join(values[:8])
         return shown if len(values) <= 8 else f"{shown} and {len(values) - 8} more"
