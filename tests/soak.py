@@ -337,6 +337,12 @@ ROWS = (
         100,
     ),
     Row(
+        "expressions",
+        "an expression gives the same bits over a table as over a row",
+        ("tests/data/test_columns.py",),
+        20_000,
+    ),
+    Row(
         "audit",
         "the ledger tampered with at random: found, and the first bad entry named",
         ("tests/ledger/test_audit.py::test_random_tampers_are_all_found_and_the_first_bad_entry_named",),

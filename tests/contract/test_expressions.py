@@ -8,17 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shipworthy.contract.expression_nodes import Arithmetic, Column, Constant
 from shipworthy.contract.expressions import (
     FUNCTIONS,
     MAX_DEPTH,
     MAX_LENGTH,
-    Arithmetic,
-    Column,
-    Constant,
     Kind,
     Row,
     Value,
     compile_row,
+    parse_derived,
     parse_expression,
 )
 from shipworthy.kernel.errors import ExpressionError
@@ -31,8 +30,10 @@ COLUMNS: dict[str, Kind] = {
     "g": "bool",
     "c": "category",
     "t": "text",
+    "s": "text",
     "d": "datetime",
     "e": "datetime",
+    "h": "datetime",
     "class": "float",
 }
 VALUES = {"c": ("red", "green")}
@@ -84,12 +85,45 @@ def value_of(text: str, **row: object) -> Value | None:
         ("missing(b)", False),
         ("coalesce(class, a)", 2.0),
         ("class", None),
+        ("bucket(a, 2, 3)", 1.0),  # an edge belongs to the bucket above it
+        ("bucket(b, 1, 2.5)", 2.0),
+        ("bucket(-a, -1, 0)", 0.0),
+        ("quarter(d) * 1000 + day_of_year(d)", 1060.0),
+        ("week(d)", 9.0),
+        ("days_between(d, e)", 0.0),
+        ("hours_between(h, d)", 36.5),
+        ("days_between(d, h)", -36.5 / 24),
+        ("lower(s)", " été αςΟΔΟΣ".replace("ΟΔΟΣ", "οδοσ") + " "),
+        ("upper(strip('straße'))", "STRASSE"),
+        ("strip(s)", "Été ΑςΟΔΟΣ"),
+        ("length(s)", 12.0),
+        ("contains(s, 'ΟΔ')", True),
+        ("starts_with(strip(s), 'é')", False),
+        ("ends_with(s, ' ')", True),
+        ("replace('aaa', 'aa', '$0')", "$0a"),
+        ("replace(t, 'x', '')", ""),
+        ("left(t + '-' + c, 3) + right(c, 2)", "x-red"[:3] + "ed"),
+        ("concat(t, c, 'z')", "xredz"),
+        ("left(c, 100)", "red"),
     ],
 )
 def test_each_operator_means_what_the_reference_says(text: str, expected: object) -> None:
     moment = datetime(2024, 2, 29, 23, 45, tzinfo=UTC)
     same = moment.astimezone(timezone(timedelta(hours=5)))
-    assert value_of(text, a=2.0, b=3, n=4, f=True, c="red", t="x", d=moment, e=same) == expected
+    earlier = moment - timedelta(hours=36, minutes=30)
+    row = {
+        "a": 2.0,
+        "b": 3,
+        "n": 4,
+        "f": True,
+        "c": "red",
+        "t": "x",
+        "s": " Été ΑςΟΔΟΣ ",
+        "d": moment,
+        "e": same,
+        "h": earlier,
+    }
+    assert value_of(text, **row) == expected
 
 
 @pytest.mark.parametrize(
@@ -122,6 +156,11 @@ def test_each_operator_means_what_the_reference_says(text: str, expected: object
         "d < e",
         "g and true",
         "g or false",
+        "bucket(b, 1)",
+        "days_between(d, e)",
+        "lower(s)",
+        "s + t",
+        "contains(s, 'x')",
     ],
 )
 def test_what_has_no_answer_is_missing(text: str) -> None:
@@ -173,6 +212,9 @@ def test_the_tree_is_plain_values() -> None:
         ("where(f, 1, 0)", True),
         ("max(n, 2)", True),
         ("year(d)", True),
+        ("bucket(a, 0.5)", True),
+        ("length(t) + quarter(d)", True),
+        ("days_between(d, e)", False),
         ("-n ** 2", True),
         ("coalesce(n, 0)", True),
         ("a", False),
@@ -215,6 +257,24 @@ def test_whole_numbers_are_recognised_by_construction(text: str, whole: bool) ->
         ("clip(a, 3, 1)", 9, "lower bound 3.0 is above"),
         ("a + f", 5, r"takes a number, not a bool; where\(condition, 1, 0\)"),
         ("a + t", 5, "takes a number, not a text"),
+        ("t + a", 1, "takes a number, not a text"),
+        ("d - e", 3, r"write days_between\(start, end\)"),
+        ("days_between(d)", 1, "takes 2 arguments, not 1"),
+        ("bucket(a)", 1, "takes 2 or more arguments, not 1"),
+        ("bucket(a, 3, 1)", 14, "the edges of bucket ascend, and 1 is not above 3"),
+        ("bucket(a, 1, 1)", 14, "ascend"),
+        ("bucket(a, b)", 11, "an edge of bucket is a number written out"),
+        ("bucket(a, 'x')", 11, "an edge of bucket is a number written out"),
+        ("bucket(t, 1)", 8, "bucket takes a number, not a text"),
+        ("lower(a)", 7, "lower takes a text, not a number"),
+        ("contains(t, s)", 13, "is a text written out"),
+        ("contains(t, '')", 13, "the text that contains looks for is empty"),
+        ("replace(t, '', 'x')", 12, "the text that replace looks for is empty"),
+        ("left(t, 0)", 9, "a whole number of characters, 1 to 10000, not 0"),
+        ("left(t, 1.5)", 9, "not 1.5"),
+        ("right(t, -1)", 10, "not -1"),
+        ("right(t, n)", 10, "is a number written out"),
+        ("concat(t, a)", 11, "concat takes a text, not a number"),
         ("a and f", 1, "and takes a bool, not a number"),
         ("not a", 5, "not takes a bool"),
         ("hour(a)", 6, "takes a datetime, not a number"),
@@ -282,8 +342,10 @@ ROWS = st.fixed_dictionaries(
         "g": st.none() | st.booleans(),
         "c": st.none() | st.sampled_from(["red", "green"]),
         "t": st.none() | st.text(),
+        "s": st.none() | st.text(),
         "d": st.none() | st.datetimes(timezones=st.none() | st.just(UTC)),
         "e": st.none() | st.datetimes(timezones=st.none() | st.just(UTC)),
+        "h": st.none() | st.datetimes(timezones=st.none() | st.just(UTC)),
     },
 )
 
@@ -332,3 +394,30 @@ def test_every_well_formed_expression_is_answered_for_every_row(text: str, row: 
         assert isinstance(value, float)
         assert math.isfinite(value)
         assert value.is_integer() or not expression.whole
+
+
+def test_buckets_of_a_category_are_its_labels() -> None:
+    expression = parse_derived("bucket(a, 18, 65)", COLUMNS, ["child", "adult", "old"])
+    found = [compile_row(expression)({"a": age}) for age in (17.9, 18, 64, 65, None, math.nan)]
+    assert found == ["child", "adult", "adult", "old", None, None]
+    assert (expression.kind, expression.whole, expression.columns) == ("text", False, ("a",))
+    assert parse_derived("bucket(a, 18)", COLUMNS).kind == "number"
+    with pytest.raises(ExpressionError, match="2 edges make 3 buckets, and there are 2 values; write one for each"):
+        parse_derived("bucket(a, 18, 65)", COLUMNS, ["child", "adult"])
+
+
+def test_a_text_that_grows_too_long_is_missing() -> None:
+    assert value_of("t + t", t="x" * 5000) == "x" * 10_000
+    assert value_of("t + t + 'x'", t="x" * 5000) is None
+    assert value_of("upper(t)", t="ß" * 5001) is None
+    assert value_of("replace(t, 'x', 'xx')", t="x" * 5001) is None
+    doubled = "t"
+    for _ in range(40):  # two to the 40th characters, were they ever made
+        doubled = f"replace({doubled}, 'x', 'xx')"
+    assert value_of(doubled, t="x") is None
+
+
+def test_case_is_that_of_unicode_14_on_every_python() -> None:
+    later = "".join(map(chr, [0x19B, 0x264, 0xA7CB, 0xA7DC, 0x10D50, 0x10D70, 0x16EA0, 0x16ED3]))
+    assert value_of("lower(t)", t=f"A{later}Σ") == f"a{later}\u03c3"
+    assert value_of("upper(t)", t=f"a{later}ŉ") == f"A{later}\u02bcN"

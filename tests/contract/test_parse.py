@@ -74,6 +74,54 @@ def test_the_example_parses_into_typed_values() -> None:
     assert contract.checks[0].failing.at_most == 0.01
 
 
+DEBT_RATIO = '{from: "100 * monthly_debt / income", type: float, unit: "%", range: [0, 300], outside: missing}'
+WRONG_CATEGORIES = [
+    ("{from: income, type: float, unknown: «reject}", "unknown", "not to float"),
+    ("{from: income, type: float, values: «[a]}", "values", "values are for category, not for float"),
+    ("{from: «'income > 1', type: category, values: [a]}", "from", 'where(condition, "yes", "no") makes a text of it'),
+    ("{from: «income, type: category, values: [a]}", "from", "bucket(x, 10, 20) gives one of three values"),
+    ("{from: «loan_purpose, type: int}", "from", "a text is a category"),
+    (
+        "{from: '«bucket(income, 5, 9)', type: category, values: [low, high]}",
+        "from",
+        "3 buckets, and there are 2 values",
+    ),
+    (
+        '{from: «\'where(income > 5, "hihg", "low")\', type: category, values: [low, high]}',
+        "from",
+        "may give 'hihg', which is not among its values (low, high); did you mean high?",
+    ),
+    (
+        "{from: lower(loan_purpose), type: category, values: [purchase], unit: «m}",
+        "unit",
+        "not for category; remove it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("column", "key", "message"), WRONG_CATEGORIES)
+def test_a_derived_category_that_cannot_be_is_named(column: str, key: str, message: str) -> None:
+    plain = MORTGAGE.replace('if: "debt_ratio > 45"', 'if: "income < 1"')
+    check_change(plain, DEBT_RATIO, column, f"derived.debt_ratio.{key}".rstrip("."), message)
+
+
+def test_a_derived_category_is_a_model_input_with_values() -> None:
+    banded = '{from: "bucket(income, 5, 9)", type: category, values: [low, middle, high], unknown: reject}'
+    contract = parse_contract(MORTGAGE.replace(DEBT_RATIO, banded).replace('"debt_ratio > 45"', "debt_ratio == 'low'"))
+    assert contract.derived["debt_ratio"].unknown == "reject"
+    assert contract.model_categories == {
+        "loan_purpose": ("purchase", "refinance"),
+        "debt_ratio": ("low", "middle", "high"),
+    }
+    with pytest.raises(ContractError, match=r"no value of debt_ratio \(high, low, middle\); did you mean low\?"):
+        parse_contract(MORTGAGE.replace(DEBT_RATIO, banded).replace('"debt_ratio > 45"', "debt_ratio == 'lwo'"))
+
+
+def test_a_key_that_is_not_used_leaves_a_contract_as_it_was() -> None:
+    dumped = parse_contract(MORTGAGE).model_dump(mode="json", by_alias=True)["derived"]["debt_ratio"]
+    assert not {"values", "unknown"} & {*dumped}
+
+
 def test_a_regression_without_optional_sections_parses() -> None:
     contract = parse_contract(REGRESSION)
     assert list(contract.environments) == ["local"]

@@ -122,6 +122,18 @@ def test_derived_columns_read_what_outside_left_and_have_ranges_of_their_own(mak
     assert reasons_by_row(found) == {3: "ratio: outside [0, 2]"}
 
 
+@pytest.mark.parametrize(("policy", "values"), [("reject", ["a"]), ("missing", ["a", None]), ("review", ["a", None])])
+def test_a_derived_category_that_is_not_listed_does_what_the_contract_says(make: Any, policy: Any, values: Any) -> None:
+    short = {"from": "left(lower(kind), 1)", "type": "category", "values": ["a", "b"], "unknown": policy}
+    known = {"from": "missing(short)", "type": "bool"}
+    contract = make(features={"kind": {"type": "text"}}, derived={"short": short, "known": known})
+    found = validate(contract, pl.DataFrame({"kind": ["Ax", "Zx"], "repaid": ["0", "1"]}))
+    assert found.accepted["short"].to_list() == values
+    assert found.accepted["known"].to_list() == [value is None for value in values]
+    noted = {"short: unknown category": 1}
+    assert (found.reasons, found.noted) == ((noted, {}) if policy == "reject" else ({}, noted))
+
+
 def test_a_failing_check_quarantines_and_too_many_refuse_the_batch(make: Any) -> None:
     checks = [{"name": "debt fits", "expect": "debt < 3 * income", "failing": {"at_most": "25%"}}]
     features = {"debt": {"type": "float", "missing": "allow"}, "income": {"type": "float"}}

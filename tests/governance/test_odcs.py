@@ -29,7 +29,18 @@ REGRESSION = LOANS.replace('type: binary, values: ["0", "1"], positive: "1"', "t
 REGRESSION = REGRESSION.split("decision:")[0] + (
     "decision: {fallback: {otherwise: 0}}\ngates: {performance: {mae: {better_than: baseline}}}\n"
 )
-CONTRACTS = {"mortgage": MORTGAGE, "lending": LENDING, "loans": LOANS, "flights": FLIGHTS, "regression": REGRESSION}
+BANDED = LOANS.replace(
+    'ratio: {from: "debt / income", type: float}',
+    'size: {from: "bucket(income, 5, 9)", type: category, values: [low, middle, high], unknown: review}',
+)
+CONTRACTS = {
+    "mortgage": MORTGAGE,
+    "banded": BANDED,
+    "lending": LENDING,
+    "loans": LOANS,
+    "flights": FLIGHTS,
+    "regression": REGRESSION,
+}
 SCHEMA = json.loads((Path(open_data_contract_standard.__file__).parent / "schema.json").read_text())
 JUDGE = jsonschema_rs.validator_for(SCHEMA)
 

@@ -163,6 +163,21 @@ def test_a_finding_says_what_was_what_is_and_what_to_do(contract: Contract):
     assert json.loads(json.dumps(first.to_json()))["effect"] == pytest.approx(12.4, abs=0.1)
 
 
+def test_a_derived_category_is_compared_by_its_values():
+    band = {"from": "bucket(age, 30, 50)", "type": "category", "values": ["young", "middle", "old"]}
+    contract = build(derived={"band": band})
+    baselines = baselines_of(contract, window(people(20_000, 3)))
+    baseline = next(column for column in baselines.columns if column.name == "band")
+    assert len(baseline.counts) == 3
+    assert baseline.reference == 1.0
+    assert find_drift(baselines, contract, window(people(5000, 4)), ALPHA) == ()
+    columns = people(5000, 1)
+    found = find_drift(baselines, contract, window(columns | {"age": columns["age"] + 11}), ALPHA)
+    [finding] = [one for one in found if (one.about, one.aspect) == ("band", "values")]
+    assert "band is old more often than in training" in finding.cause
+    assert finding.next.startswith("Look at the columns from which band is derived")
+
+
 def test_another_unit_is_guessed_from_a_power_of_ten(contract: Contract):
     columns = people(5000, 1)
     in_cents(columns)

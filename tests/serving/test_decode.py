@@ -232,6 +232,47 @@ def test_a_derived_column_outside_its_range_is_refused_where_declared() -> None:
     assert [problem.field for problem in caught.value.errors] == ["derived.ratio"]
 
 
+def test_a_derived_category_has_codes_and_does_with_others_what_is_declared() -> None:
+    schema = loans_schema()
+    bands = {"kind": "category", "values": ("low", "middle", "high")}
+    banded = DerivedField(name="band", expression="bucket(income, 10, 20)", unknown="reject", **bands)
+    worded = DerivedField(name="word", expression="lower(owner_name)", unknown="missing", **bands)
+
+    def floats_of(unknown: str, **inputs: Any) -> Any:
+        derived = (banded, msgspec.structs.replace(worded, unknown=unknown))
+        name = FeatureField(name="owner_name", kind="text", missing="allow")
+        changed = msgspec.structs.replace(
+            schema, features=(*schema.features, name), derived=derived, columns=("band", "word")
+        )
+        sample = RequestDecoder(changed).decode(json.dumps(good_request(**inputs)).encode())
+        return [*sample.floats], sample.warnings, sample.review
+
+    assert floats_of("reject", income=5, owner_name="HIGH") == ([0.0, 2.0], None, None)
+    assert floats_of("reject", income=20, owner_name="low")[0] == [2.0, 0.0]
+    taken = "word is not one of the declared values: taken as missing"
+    codes, warnings, review = floats_of("missing", income=10, owner_name="none")
+    assert (codes[0], math.isnan(codes[1]), warnings, review) == (1.0, True, [taken], None)
+    assert floats_of("review", owner_name="none")[2] == [taken]
+    with pytest.raises(InvalidRequestError) as caught:
+        floats_of("reject", owner_name="none")
+    [problem] = caught.value.errors
+    assert (problem.field, problem.expected, problem.got) == (
+        "derived.word",
+        'one of "low", "middle", "high"',
+        '"none"',
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kind": "float", "expression": "purpose"}, {"kind": "category"}, {"values": ("a", "b")}]
+)
+def test_a_derived_column_that_is_not_what_it_says_is_refused(changes: Any) -> None:
+    schema = loans_schema()
+    derived = (msgspec.structs.replace(schema.derived[0], **changes),)
+    with pytest.raises(IntegrityError, match="derives 'ratio' as"):
+        RequestDecoder(msgspec.structs.replace(schema, derived=derived))
+
+
 def test_dates_feed_derived_columns_and_a_bad_one_is_named_with_the_rest() -> None:
     schema = Schema(
         system="s",

@@ -66,6 +66,14 @@ derived:
   hurry: {from: "packed > due or sent_at > due", type: bool}
   heavy: {from: "weight > 100 and (insured or service in ['express'])", type: bool}
   square: {from: "serial * serial * 1.5 - free * free", type: float}
+  size:
+    {from: 'where(weight < 20, "light", lower(carrier))', type: category, values: [light, a a, é, "1"], unknown: review}
+  bulk: {from: "bucket(volume, 1, 10, 50)", type: category, values: [flat, small, middle, large]}
+  kind: {from: 'left(upper(strip(note)), 2)', type: category, values: [FI, "NO", "A:", "1"], unknown: reject}
+  odd: {from: 'size == "a a" or missing(bulk) or contains(note, "n")', type: bool}
+  letters: {from: "length(replace(note, ':', '::') + service)", type: int}
+  due_day: {from: "day_of_year(due) + 1000 * week(packed) + 100000 * quarter(sent_at)", type: int}
+  waiting: {from: "days_between(sent_at, due)", type: float, range: [-1000, 1000]}
   strain: {from: "where(heavy, density, stops // 3)", type: float, range: [0, 200], outside: reject}
 checks:
   - {name: note is no warning, expect: 'note != "lost"'}

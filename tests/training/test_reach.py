@@ -23,6 +23,8 @@ features:
   flag: {type: bool}
 derived:
   ratio: {from: "ranged / reviewed", type: float}
+  band: {from: "bucket(ranged, 2, 5)", type: category, values: [a, b, c], unknown: reject}
+  word: {from: "where(flag, code, 'c')", type: category, values: [a, c]}
 target: {column: y, type: regression}
 training: {entry: "train.py:train"}
 decision: {fallback: {otherwise: 0.0}}
@@ -32,7 +34,7 @@ environments: {local: {}}
 
 
 def test_each_column_is_probed_within_what_the_server_lets_through() -> None:
-    matrix = np.zeros((3, 7), np.float32)
+    matrix = np.zeros((3, 9), np.float32)
     matrix[0, 6] = np.nan  # a quotient by zero, seen in the rows
     assert edge_columns(parse_contract(CONTRACT), matrix) == (
         EdgeColumn("ranged", 0.0, 10.0),
@@ -42,4 +44,6 @@ def test_each_column_is_probed_within_what_the_server_lets_through() -> None:
         EdgeColumn("code", codes=2, missing=True),
         EdgeColumn("flag", codes=2),
         EdgeColumn("ratio", missing=True),
+        EdgeColumn("band", codes=3),
+        EdgeColumn("word", codes=2, missing=True),
     )

@@ -94,11 +94,13 @@ class DerivedField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """One derived column: an expression over features and earlier derived columns."""
 
     name: str
-    kind: Literal["float", "int", "bool"]
+    kind: Literal["float", "int", "bool", "category"]
     expression: str
     low: float | None = None
     high: float | None = None
     outside: Outside = "missing"
+    values: tuple[str, ...] | UnsetType = UNSET  # a category's, or labels of buckets; not written where there are none
+    unknown: Literal["reject", "missing", "review"] | UnsetType = UNSET  # of a category; not written otherwise
 
 
 class CheckField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

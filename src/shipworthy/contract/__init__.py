@@ -2,6 +2,12 @@
 JSON Schema, and the expressions it may contain. Pure: text in, values out."""
 
 __all__ = [
+    "expression_functions",
+    "expression_nodes",
+    "expression_parser",
+    "expression_rows",
+    "expression_text",
+    "expression_tokens",
     "expressions",
     "nodes",
     "outline",
@@ -11,5 +17,6 @@ __all__ = [
     "reference",
     "schema",
     "sense",
+    "spelling",
     "types",
 ]

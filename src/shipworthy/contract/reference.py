@@ -11,7 +11,9 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from shipworthy.contract import expressions
+from shipworthy.contract.expression_functions import SIGNATURES
+from shipworthy.contract.expression_nodes import DATE_PARTS, MAX_DEPTH, MAX_EXPONENT, MAX_LENGTH
+from shipworthy.contract.expression_text import MAX_TEXT
 from shipworthy.contract.outline import FREE, alternatives, as_written, keys_of, quantity, section_of, whole
 from shipworthy.contract.types import METRICS, RESERVED, Contract, Section
 
@@ -55,18 +57,24 @@ _EXPRESSIONS = """\
 | `where(condition, a, b)` | a or b |
 | `missing(x)`, `coalesce(x, y, ...)` | whether it is missing; the first that is not |
 | %s | functions of numbers; `clip(x, low, high)`, `min` and `max` of two or more, `round` half to even |
-| %s | parts of a datetime on the clock of its zone; Monday is 1 |
+| `bucket(x, 18, 40, 65)` | which bucket a number is in, from 0; an edge belongs to the bucket above it |
+| %s | parts of a datetime on the clock of its zone; Monday is 1, a weekend `weekday(x) > 5`, `week` that of ISO 8601 |
+| `days_between(start, end)`, `hours_between(start, end)` | the time from one datetime to another, with its fraction |
+| `lower(x)`, `upper(x)`, `strip(x)` | a text in small letters, in capitals, without white space at its ends |
+| `length(x)`, `left(x, 3)`, `right(x, 3)` | of a text, in characters (code points) |
+| `contains(x, "a")`, `starts_with(x, "a")`, `ends_with(x, "a")` | whether a text holds another one, written out |
+| `replace(x, "a", "b")`, `concat(x, y, ...)`, `x + y` | one text put for another, no pattern; texts joined |
 
 - Numbers are float64. What has a missing operand is missing, but for `missing`, `coalesce`, the branch that `where`
   does not take, and `and` and `or` where the other side decides (`false and missing` is false).
 - Missing too are x / 0, the logarithm of 0 or less, the root of a negative number, and whatever overflows.
+- Case is changed character by character as in Unicode 14, whatever the machine: `upper("ß")` is `"SS"`, and a capital
+  sigma is a plain small one also at the end of a word. A text of more than %d characters, made by a
+  function, is missing.
 - `derived` reads features, the time column and derived columns above it; `checks` and `if` read features, context and
   derived columns.
 - At most %d characters, nested at most %d deep.
 """
-
-_DATE_PARTS = ("year", "month", "day", "hour", "minute", "weekday")
-_SPECIAL = ("where", "missing", "coalesce")
 
 
 def reference_markdown() -> str:
@@ -196,13 +204,18 @@ def _metrics() -> str:
 
 
 def _expressions() -> str:
-    numeric = [name for name in expressions.FUNCTIONS if name not in (*_DATE_PARTS, *_SPECIAL)]
+    numeric = [
+        name
+        for name, signature in SIGNATURES.items()
+        if (signature.takes, signature.gives) == ("number", "number") and not signature.written
+    ]
     return _EXPRESSIONS % (
-        expressions.MAX_EXPONENT,
-        ", ".join(f"`{name}`" for name in numeric),
-        ", ".join(f"`{name}`" for name in _DATE_PARTS),
-        expressions.MAX_LENGTH,
-        expressions.MAX_DEPTH,
+        MAX_EXPONENT,
+        ", ".join(f"`{name}`" for name in sorted(numeric)),
+        ", ".join(f"`{name}`" for name in DATE_PARTS),
+        MAX_TEXT,
+        MAX_LENGTH,
+        MAX_DEPTH,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, did_you_mean, parse_expression
+from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, answers, did_you_mean, parse_derived
 from shipworthy.contract.nodes import Path
 from shipworthy.contract.patterns import Pattern
 from shipworthy.contract.quantities import format_size
@@ -103,7 +103,9 @@ class Draft:
 
     def categories(self) -> dict[str, tuple[str, ...]]:
         """The values of each category column."""
-        return {name: column.values for _, name, column in self.inputs() if column.values is not None}
+        inputs = {name: column.values for _, name, column in self.inputs() if column.values is not None}
+        derived = {name: column.values for name, column in self.derived.items() if column.type == "category"}
+        return inputs | {name: values for name, values in derived.items() if values is not None}
 
     def actions(self) -> tuple[str, ...] | None:
         """Every action that a decision can name; None where it cannot be said."""
@@ -154,23 +156,30 @@ def _check_names(draft: Draft, report: Report) -> None:
 def _check_columns(draft: Draft, report: Report) -> None:
     for section, name, column in draft.inputs():
         path = (section, name)
-        numeric = column.type in ("float", "int")
         _check_range(column.range, (*path, "range"), report, whole=column.type == "int")
-        if column.range is not None and not numeric:
-            report((*path, "range"), f"a range is for float and int, not for {column.type}; remove it")
-        if column.unit is not None and not numeric:
-            report((*path, "unit"), f"a unit is for float and int, not for {column.type}; remove it")
+        _check_numeric(column, path, report)
         _check_values(column, path, report)
         _check_zone(column, path, report)
         _check_pattern(column, path, report)
     for name, derived in draft.derived.items():
-        _check_range(derived.range, ("derived", name, "range"), report, whole=derived.type == "int")
-        if derived.type == "bool" and derived.range is not None:
-            report(("derived", name, "range"), "a range is for float and int, not for bool; remove it")
-        if derived.type == "bool" and derived.unit is not None:
-            report(("derived", name, "unit"), "a unit is for float and int, not for bool; remove it")
+        path = ("derived", name)
+        _check_range(derived.range, (*path, "range"), report, whole=derived.type == "int")
+        _check_numeric(derived, path, report)
+        _check_values(derived, path, report)
         if "outside" in derived.model_fields_set and derived.range is None:
-            report(("derived", name, "outside"), "outside says what happens beyond the range, and there is no range")
+            report((*path, "outside"), "outside says what happens beyond the range, and there is no range")
+        if "unknown" in derived.model_fields_set and derived.type != "category":
+            report((*path, "unknown"), f"unknown says what happens to an unlisted category, not to {derived.type}")
+
+
+def _check_numeric(column: Column | Derived, path: Path, report: Report) -> None:
+    """What only a number has."""
+    if column.type in ("float", "int"):
+        return
+    if column.range is not None:
+        report((*path, "range"), f"a range is for float and int, not for {column.type}; remove it")
+    if column.unit is not None:
+        report((*path, "unit"), f"a unit is for float and int, not for {column.type}; remove it")
 
 
 def _check_range(bounds: tuple[float, float] | None, path: Path, report: Report, *, whole: bool = False) -> None:
@@ -185,7 +194,7 @@ def _check_range(bounds: tuple[float, float] | None, path: Path, report: Report,
             report(path, f"{bound:g} is beyond {FLOAT32_MAX:.2g}, what a model's float32 input can hold")
 
 
-def _check_values(column: Column, path: Path, report: Report) -> None:
+def _check_values(column: Column | Derived, path: Path, report: Report) -> None:
     if column.type == "category" and column.values is None:
         report(path, "a category lists its values: values: [first, second]", at_key=True)
     if column.type != "category" and column.values is not None:
@@ -271,24 +280,40 @@ def _check_derived(draft: Draft, report: Report) -> None:
         for other, column in draft.context.items():
             hidden.setdefault(other, f"{other!r} is context ({column.role}), which never reaches the model")
         path = ("derived", name, "from")
-        expression = _expression(derived.from_, scope, hidden, draft, report, path)
+        expression = _expression(derived.from_, scope, hidden, draft, report, path, derived.values)
         if expression is not None:
             _check_derived_type(derived, expression, path, report)
         scope[name] = derived.type
 
 
+_TYPE_CURES = {
+    ("number", "bool"): "; where(condition, 1, 0) makes a number of it",
+    ("number", "text"): "; a text is a category: type: category, values: [first, second]",
+    ("text", "number"): '; bucket(x, 10, 20) gives one of three values, where(condition, "a", "b") one of two',
+    ("text", "bool"): '; where(condition, "yes", "no") makes a text of it',
+}
+
+
 def _check_derived_type(derived: Derived, expression: Expression, path: Path, report: Report) -> None:
-    wanted = "bool" if derived.type == "bool" else "number"
+    wanted = {"bool": "bool", "category": "text"}.get(derived.type, "number")
     if expression.kind != wanted:
-        cure = (
-            "; where(condition, 1, 0) makes a number of it" if (wanted, expression.kind) == ("number", "bool") else ""
-        )
+        cure = _TYPE_CURES.get((wanted, expression.kind), "")
         report(path, f"this gives a {expression.kind}, and the type is {derived.type}{cure}")
+    elif derived.type == "category":
+        _check_texts(derived, expression, path, report)
     elif derived.type == "int" and not expression.whole:
         report(
             path,
             "this may give a fraction, and the type is int; use float, or wrap it in round(…), floor(…) or ceil(…)",
         )
+
+
+def _check_texts(derived: Derived, expression: Expression, path: Path, report: Report) -> None:
+    """A text written out as an answer is among the values."""
+    values = derived.values or ()
+    for answer in sorted(answers(expression) - {*values}):
+        guess = did_you_mean(answer, values)
+        report(path, f"it may give {answer!r}, which is not among its values ({', '.join(values[:10])}){guess}")
 
 
 def _check_checks(draft: Draft, report: Report) -> None:
@@ -311,13 +336,19 @@ def _check_condition(text: str, draft: Draft, report: Report, path: Path) -> Non
 
 
 def _expression(
-    text: str, scope: Mapping[str, Kind], hidden: Mapping[str, str], draft: Draft, report: Report, path: Path
+    text: str,
+    scope: Mapping[str, Kind],
+    hidden: Mapping[str, str],
+    draft: Draft,
+    report: Report,
+    path: Path,
+    labels: tuple[str, ...] | None = None,
 ) -> Expression | None:
     """The parsed expression; None where it is wrong (reported) or names a column that is itself broken."""
     unclear = [bad[1] for bad in draft.broken if len(bad) == 2 and bad[0] in ("features", "context", "derived")]
     lost = any(bad in draft.broken for bad in (("features",), ("context",), ("derived",)))
     try:
-        return parse_expression(text, scope, values=draft.categories())
+        return parse_derived(text, scope, labels, values=draft.categories())
     except ExpressionError as error:
         words = set(re.findall(r"[A-Za-z_]\w*", text, re.ASCII))
         if words & set(unclear):

@@ -57,6 +57,11 @@ def _is_absent(value: Any) -> bool:
     return value in (None, False, ())
 
 
+def _is_missing(value: Any) -> bool:
+    """Whether an unlisted category is taken as missing, which says nothing of a column that is no category."""
+    return bool(value == "missing")
+
+
 class Section(BaseModel):
     """A part of the contract: frozen, strict, and no unknown key."""
 
@@ -304,13 +309,22 @@ class Derived(Section):
     from_: Annotated[str, Field(alias="from", min_length=1)] = Field(
         description="expression over features, time columns and derived columns above"
     )
-    type: Literal["float", "int", "bool"] = Field(
-        description="what the expression gives; `int` asks for one that is whole by construction"
+    type: Literal["float", "int", "bool", "category"] = Field(
+        description="what the expression gives; `int` asks for one that is whole by construction, `category` for "
+        "a text or `bucket(…)`"
     )
     unit: Text | None = Field(None, description="unit of a number, for readers")
     range: Bounds | None = Field(None, description="lowest and highest value, both allowed")
     outside: Literal["reject", "clip", "missing", "review"] = Field(
         "missing", description="what happens to a value beyond the range"
+    )
+    values: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="the values of a category, as quoted text; of a `bucket(…)` one for each bucket, lowest first",
+        exclude_if=_is_absent,
+    )
+    unknown: Literal["reject", "missing", "review"] = Field(
+        "missing", description="what happens to a category that is not listed", exclude_if=_is_missing
     )
     description: Text | None = Field(None, description="what it means, for readers")
 
@@ -810,3 +824,9 @@ class Contract(Section):
         """The model's inputs in order: features that are numbers or categories, then derived columns."""
         direct = (name for name, feature in self.features.items() if feature.type not in ("text", "datetime"))
         return (*direct, *self.derived)
+
+    @property
+    def model_categories(self) -> dict[str, tuple[str, ...]]:
+        """The model's inputs that are categories, in order, and their values; the model sees the place of a value."""
+        columns: dict[str, Feature | Derived] = {**self.features, **self.derived}
+        return {name: columns[name].values or () for name in self.model_columns if columns[name].type == "category"}

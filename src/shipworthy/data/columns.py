@@ -6,15 +6,16 @@ its row functions, bit for bit. Numbers stay float64 until `encode` rounds them 
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shipworthy.contract.expressions import (
-    FLOAT32_MAX,
-    VALUE_KINDS,
+from shipworthy.contract.expression_functions import SIGNATURES
+from shipworthy.contract.expression_nodes import (
+    DATE_PARTS,
     And,
     Arithmetic,
     Call,
@@ -22,8 +23,8 @@ from shipworthy.contract.expressions import (
     Column,
     Compare,
     Constant,
-    Expression,
-    Kind,
+    Function,
+    Label,
     Member,
     Missing,
     Negate,
@@ -32,9 +33,11 @@ from shipworthy.contract.expressions import (
     Or,
     Power,
     Where,
-    parse_expression,
 )
-from shipworthy.contract.types import Contract, Derived
+from shipworthy.contract.expression_rows import DAY_US, HOUR_US
+from shipworthy.contract.expression_text import MAX_TEXT, SPACES, lower, upper
+from shipworthy.contract.expressions import FLOAT32_MAX, VALUE_KINDS, Expression, Kind, parse_derived
+from shipworthy.contract.types import Contract, Derived, Feature
 from shipworthy.kernel.errors import InternalError
 
 _COMPARE = {
@@ -45,7 +48,7 @@ _COMPARE = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_DATE_PARTS = ("year", "month", "day", "hour", "minute", "weekday")
+_DATE_PARTS: dict[str, str] = {name: name for name in DATE_PARTS} | {"day_of_year": "ordinal_day"}  # as polars has them
 
 
 def kinds(contract: Contract) -> dict[str, Kind]:
@@ -61,29 +64,37 @@ def zones(contract: Contract) -> dict[str, str]:
 
 
 def derive(contract: Contract, frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with the derived columns, in contract order, after what `outside` does to their values.
+    """`frame` with the derived columns, in contract order, after what `outside` and `unknown` do to their values.
 
-    A later derived column reads an earlier one as `outside` left it. Numbers are float64, also those of type
-    int; values of `outside: reject` and `review` stay as they are.
+    A later derived column reads an earlier one as `outside` or `unknown` left it. Numbers are float64, also those of
+    type int; values of `outside: reject` and `review` stay as they are.
     """
     for name, column in contract.derived.items():
         values = derived_values(contract, frame, column).alias(name)
-        frame = frame.with_columns(values)
-        if column.range is not None:
-            frame = frame.with_columns(bounded(pl.col(name), column.range, column.outside))
+        frame = frame.with_columns(values).with_columns(settled(name, column))
     return frame
 
 
 def derived_values(contract: Contract, frame: pl.DataFrame, column: Derived) -> pl.Series:
-    """The values of a derived column before `outside` is applied; `frame` holds the earlier ones.
+    """The values of a derived column before `outside` or `unknown` is applied; `frame` holds the earlier ones.
 
     A number that the model's float32 cannot hold is missing.
     """
-    values = evaluate(parse_expression(column.from_, kinds(contract)), frame, zones(contract))
-    if column.type == "bool":
+    values = evaluate(parse_derived(column.from_, kinds(contract), column.values), frame, zones(contract))
+    if column.type in ("bool", "category"):
         return values
     held = values.abs() <= FLOAT32_MAX
     return values if held.all(ignore_nulls=True) else _keep(values, held)
+
+
+def settled(name: str, column: Feature | Derived) -> pl.Expr:
+    """The values of column `name` after `outside` and `unknown` are applied, as the server applies them."""
+    values = pl.col(name)
+    if column.type == "category" and column.values is not None and column.unknown != "reject":
+        return pl.when(values.is_in(list(column.values))).then(values)
+    if column.type in ("float", "int") and column.range is not None:
+        return bounded(values, column.range, column.outside)
+    return values
 
 
 def is_outside(values: pl.Expr, bounds: tuple[float, float]) -> pl.Expr:
@@ -112,9 +123,9 @@ def encode(contract: Contract, frame: pl.DataFrame) -> NDArray[np.float32]:
 
 
 def _codes(contract: Contract, name: str) -> pl.Expr:
-    feature = contract.features.get(name)
-    if feature is not None and feature.type == "category":
-        return class_codes(pl.col(name), feature.values or ()).cast(pl.Float32)
+    values = contract.model_categories.get(name)
+    if values is not None:
+        return class_codes(pl.col(name), values).cast(pl.Float32)
     return pl.col(name).cast(pl.Float64).cast(pl.Float32)
 
 
@@ -179,8 +190,10 @@ def _evaluate(node: Node, frame: pl.DataFrame, zones: Mapping[str, str]) -> pl.S
             return functools.reduce(_coalesce, map(inner, operands))
         case Call(function, arguments) if function in _DATE_PARTS:
             return _date_part(function, arguments[0], frame, zones)
-        case Call(function, arguments):
-            return _finite(_call(function, [inner(argument) for argument in arguments]))
+        case Call(function, arguments, literals):
+            return _call(function, [inner(argument) for argument in arguments], literals)
+        case Label(operand, labels):
+            return inner(operand).replace_strict(range(len(labels)), labels, return_dtype=pl.String)
 
 
 def _keep(values: pl.Series, kept: pl.Series) -> pl.Series:
@@ -229,9 +242,66 @@ def _coalesce(first: pl.Series, second: pl.Series) -> pl.Series:
     return first.zip_with(first.is_not_null(), second)
 
 
-def _call(function: str, arguments: list[pl.Series]) -> pl.Series:
+def _held(values: pl.Series) -> pl.Series:
+    """The texts that are not too long, else null."""
+    held = values.str.len_chars() <= MAX_TEXT
+    return values if held.all(ignore_nulls=True) else _keep(values, held)
+
+
+def _call(function: Function, arguments: list[pl.Series], literals: tuple[Any, ...]) -> pl.Series:
+    signature = SIGNATURES[function]
+    called = _of_texts if signature.takes == "text" else _of_numbers
+    values = called(function, arguments, literals)
+    match signature.gives:
+        case "number":
+            return _finite(values.cast(pl.Float64))
+        case "text":
+            return _held(values)
+        case _:
+            return values
+
+
+def _of_texts(function: Function, arguments: list[pl.Series], literals: tuple[Any, ...]) -> pl.Series:
+    texts = arguments[0].str
+    match function:
+        case "lower" | "upper":
+            return _cased(lower if function == "lower" else upper, arguments[0])
+        case "strip":
+            return texts.strip_chars(SPACES)
+        case "length":
+            return texts.len_chars()
+        case "contains":
+            return texts.contains(literals[0], literal=True)
+        case "starts_with":
+            return texts.starts_with(literals[0])
+        case "ends_with":
+            return texts.ends_with(literals[0])
+        case "replace":
+            return texts.replace_all(*literals, literal=True)
+        case "left":
+            return texts.head(int(literals[0]))
+        case "right":
+            return texts.tail(int(literals[0]))
+        case _:
+            return functools.reduce(operator.add, arguments)
+
+
+def _cased(change: Callable[[str], str | None], values: pl.Series) -> pl.Series:
+    """Each different text once, by the server's own function: polars knows other letters than Python does."""
+    different = values.drop_nulls().unique()
+    return values.replace_strict(different, pl.Series([change(text) for text in different], dtype=pl.String))
+
+
+def _of_numbers(function: Function, arguments: list[pl.Series], literals: tuple[Any, ...]) -> pl.Series:
     first = arguments[0]
     match function:
+        case "bucket":
+            places = np.searchsorted(literals, first.fill_null(0.0).to_numpy(), side="right")
+            return _keep(pl.Series(places.astype(np.float64)), first.is_not_null())
+        case "days_between" | "hours_between":
+            lasting = (arguments[1] - first).dt.total_microseconds().cast(pl.Float64)
+            unit = float(DAY_US if function == "days_between" else HOUR_US)
+            return lasting / pl.repeat(unit, len(lasting), eager=True)  # by one number polars multiplies with 1 / x
         case "round":
             return first.round(0, mode="half_to_even")
         case "min":
@@ -263,7 +333,7 @@ def _date_part(function: str, node: Node, frame: pl.DataFrame, zones: Mapping[st
             return functools.reduce(_coalesce, (_date_part(function, operand, frame, zones) for operand in operands))
         case Column(name, _):
             local = frame[name].dt.convert_time_zone(zones.get(name, "UTC"))
-            part: pl.Series = getattr(local.dt, function)()
+            part: pl.Series = getattr(local.dt, _DATE_PARTS[function])()
             return part.cast(pl.Float64)
         case _:
             raise InternalError(f"{function} of {type(node).__name__}: the parser lets only datetimes through")

@@ -51,9 +51,9 @@ def fit_novelty(contract: Contract, train: NDArray[np.float32], held: NDArray[np
 
 
 def _marginal(contract: Contract, name: str, values: NDArray[np.float32]) -> Marginal:
-    feature = contract.features.get(name)
-    if feature is not None and feature.type == "category":
-        return category_marginal(values, len(feature.values or ()))
+    categories = contract.model_categories.get(name)
+    if categories is not None:
+        return category_marginal(values, len(categories))
     return number_marginal(values)
 
 

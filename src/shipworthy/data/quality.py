@@ -29,9 +29,9 @@ def build_baselines(
 def _baseline(contract: Contract, name: str, values: NDArray[np.float32]) -> ColumnBaseline:
     known = values[~np.isnan(values)]
     missing = len(values) - len(known)
-    feature = contract.features.get(name)
-    if feature is not None and feature.type == "category":
-        counts = np.bincount(known.astype(np.int64), minlength=len(feature.values or ()))
+    categories = contract.model_categories.get(name)
+    if categories is not None:
+        counts = np.bincount(known.astype(np.int64), minlength=len(categories))
         return ColumnBaseline(
             name=name,
             rows=len(values),

@@ -14,7 +14,7 @@ import polars as pl
 from shipworthy.contract.expressions import FLOAT32_MAX, parse_expression
 from shipworthy.contract.patterns import Pattern
 from shipworthy.contract.types import Column, ContextColumn, Contract, Feature, Growth
-from shipworthy.data.columns import bounded, derived_values, evaluate, is_outside, kinds, zones
+from shipworthy.data.columns import derived_values, evaluate, is_outside, kinds, settled, zones
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.values import Read, read_columns
 from shipworthy.kernel.errors import DataError
@@ -75,10 +75,8 @@ def validate(contract: Contract, frame: pl.DataFrame, *, malformed: pl.DataFrame
         for flag in _column_flags(contract, name, column, reads[name], limits.get(name), formats)
     ]
     flagged = {flag.column for flag in flags}
-    settled = values.with_columns(
-        _settled(name, column) for name, column in contract.features.items() if name in flagged
-    )
-    complete, derived_flags = _derived(contract, settled)
+    left = values.with_columns(settled(name, column) for name, column in contract.features.items() if name in flagged)
+    complete, derived_flags = _derived(contract, left)
     check_flags = list(_check_flags(contract, complete))
     flags = [flag for flag in (*flags, *derived_flags, *check_flags) if flag.rows.any()]
     flags += _duplicates(contract, complete, flags)
@@ -202,25 +200,19 @@ def _must_be_there(contract: Contract, column: Column) -> bool:
     return True
 
 
-def _settled(name: str, feature: Feature) -> pl.Expr:
-    """The value after `outside` and `unknown` are applied, as the server applies them."""
-    values = pl.col(name)
-    if feature.type == "category" and feature.values is not None and feature.unknown != "reject":
-        return pl.when(values.is_in(list(feature.values))).then(values)
-    if feature.type in ("float", "int") and feature.range is not None:
-        return bounded(values, feature.range, feature.outside)
-    return values
-
-
 def _derived(contract: Contract, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[_Flag]]:
     flags = []
     for name, column in contract.derived.items():
-        frame = frame.with_columns(derived_values(contract, frame, column).alias(name))
+        values = derived_values(contract, frame, column).alias(name)
+        frame = frame.with_columns(values)
+        if column.values is not None:
+            unknown = (~values.is_in(list(column.values))).fill_null(False)
+            flags.append(_Flag(f"{name}: unknown category", unknown, "", column.unknown != "reject"))
         if column.range is not None:
             outside = frame.select(is_outside(pl.col(name), column.range)).to_series()
             reason = f"{name}: outside [{column.range[0]:g}, {column.range[1]:g}]"
             flags.append(_Flag(reason, outside, "", column.outside != "reject"))
-            frame = frame.with_columns(bounded(pl.col(name), column.range, column.outside))
+        frame = frame.with_columns(settled(name, column))
     return frame, flags
 
 

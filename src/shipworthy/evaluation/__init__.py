@@ -13,5 +13,6 @@ __all__ = [
     "perturb",
     "processes",
     "sizing",
+    "skew",
     "structure",
 ]

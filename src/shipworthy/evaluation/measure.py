@@ -169,7 +169,7 @@ def _shared_columns(champion: Schema, candidate: Schema) -> list[int] | None:
 
 def _meanings(schema: Schema) -> Mapping[str, tuple[object, ...]]:
     features = {field.name: (field.kind, field.unit, field.values) for field in schema.features}
-    derived = {field.name: (field.kind, field.expression) for field in schema.derived}
+    derived = {field.name: (field.kind, field.expression, field.values) for field in schema.derived}
     return {name: {**features, **derived}[name] for name in schema.columns}
 
 

@@ -70,6 +70,7 @@ class CardFacts:
     looks: int | None = None  # how often the test part has been looked at, if counted
     reasons: Mapping[str, Any] | None = None  # as `Faithfulness.to_json` writes it
     novelty: Mapping[str, Any] | None = None  # as `evaluation.novelty.Found.to_json` writes it
+    skew: Mapping[str, int] | None = None  # as `evaluation.skew.Skew.to_json` writes it
 
 
 def model_card(facts: CardFacts) -> str:
@@ -115,7 +116,7 @@ def _use(facts: CardFacts) -> str:
 
 
 def _allowed(column: Feature | Derived) -> str:
-    values = column.values if isinstance(column, Feature) else None
+    values = column.values
     if values:
         shown = ", ".join(values[:8])
         return shown if len(values) <= 8 else f"{shown} and {len(values) - 8} more"
@@ -134,6 +135,12 @@ def _data(data: DataFacts) -> str:
     return "## Data\n\n" + "\n".join(lines)
 
 
+def _skew(skew: Mapping[str, int] | None) -> str:
+    if skew is None:
+        return ABSENT
+    return f"{skew['rows']:,} rows x {skew['columns']} columns, {skew['different'] or 'none'} different"
+
+
 def _training(facts: CardFacts) -> str:
     training, contract = facts.training, facts.contract
     parts = ", ".join(f"{name} {count:,}" for name, count in training.rows.items())
@@ -148,6 +155,7 @@ def _training(facts: CardFacts) -> str:
             f"- looks at the test part: {looks}",
             f"- the served model equals the trained one on {training.parity_rows:,} rows: "
             f"largest difference {training.parity_difference:.1e}",
+            f"- table and server make the same model inputs of a row, to the bit: {_skew(facts.skew)}",
             f"- libraries: {libraries}",
         ]
     )

@@ -201,7 +201,7 @@ class _Column:
         column = contract.features.get(self.name) or contract.derived[self.name]
         self.is_derived = self.name in contract.derived
         self.is_bool = column.type == "bool"
-        self.categories = contract.features[self.name].values if column.type == "category" else None
+        self.categories = contract.model_categories.get(self.name)
         self.unit = f" {column.unit}" if column.unit else ""
 
     def values_test(self) -> _Test | None:

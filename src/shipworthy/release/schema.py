@@ -53,5 +53,12 @@ def _context(name: str, column: ContextColumn) -> ContextField:
 def _derived(name: str, column: Derived) -> DerivedField:
     low, high = column.range or (None, None)
     return DerivedField(
-        name=name, kind=column.type, expression=column.from_, low=low, high=high, outside=column.outside
+        name=name,
+        kind=column.type,
+        expression=column.from_,
+        low=low,
+        high=high,
+        outside=column.outside,
+        values=UNSET if column.values is None else column.values,
+        unknown=UNSET if column.values is None else column.unknown,
     )

@@ -18,7 +18,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shipworthy.bundle.format import ContextField, DerivedField, FallbackRule, FeatureField, Schema
-from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, Row, Value, compile_row, parse_expression
+from shipworthy.contract.expression_text import MAX_TEXT
+from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, Row, Value, compile_row, parse_derived
 from shipworthy.contract.patterns import Pattern
 from shipworthy.kernel.errors import ExpressionError, IntegrityError, RequestError
 from shipworthy.serving.problem import FieldProblem
@@ -26,7 +27,6 @@ from shipworthy.serving.values import clean_text, find_zone, read_datetime
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 EXACT_WHOLE = 2.0**53  # beyond it a fraction of 0 does not say which whole number was meant
-MAX_TEXT = 10_000  # characters of one text value
 MAX_ID = 256  # characters of a request's id
 MAX_LISTED = 20  # categories named in a problem
 MAX_SHOWN = 60  # characters of a bad value that a problem repeats
@@ -35,6 +35,9 @@ NAN = math.nan
 _astuple = msgspec.structs.astuple
 
 _Finish = Callable[[Any, "Sample"], Any]
+_Derivation = tuple[  # name, model column, value, what is still to be done with it, codes of a category, times it reads
+    str, int, Callable[[Row], Value | None], _Finish | None, Mapping[Any, float] | None, tuple[str, ...]
+]
 
 
 class InvalidRequestError(RequestError):
@@ -285,7 +288,7 @@ class RequestDecoder:
 
     def _derive(self, values: dict[str, object], floats: list[float], sample: Sample) -> None:
         refused: list[FieldProblem] = []
-        for name, place, evaluate, check, times in self._derived:
+        for name, place, evaluate, check, codes, times in self._derived:
             value = evaluate(values)
             if value is None and times:
                 for absent in times:
@@ -299,7 +302,10 @@ class RequestDecoder:
                 except InvalidRequestError as refusal:
                     refused.extend(refusal.errors)
             values[name] = value
-            floats[place] = NAN if value is None else float(value)  # type: ignore[arg-type]
+            if codes is not None:
+                floats[place] = codes.get(value, NAN)
+            else:
+                floats[place] = NAN if value is None else float(value)  # type: ignore[arg-type]
         if refused:
             raise InvalidRequestError(422, _detail(refused), refused)
 
@@ -516,9 +522,7 @@ def _expect_kind(field: FeatureField | ContextField) -> str:
         noun = "a whole number" if field.kind == "int" else "a number"
         return noun + _expect_bounds(field)
     if field.kind == "category" and field.values is not None:
-        if len(field.values) > MAX_LISTED:
-            return f"one of the {len(field.values)} declared values"
-        return "one of " + ", ".join(json.dumps(value, ensure_ascii=False) for value in field.values)
+        return _expect_values(field.values)
     if field.pattern is not UNSET:
         return f"text of the pattern {field.pattern}"
     return {
@@ -527,6 +531,12 @@ def _expect_kind(field: FeatureField | ContextField) -> str:
         "category": "text",
         "datetime": _expect_datetime(field.zone),
     }[field.kind]
+
+
+def _expect_values(values: tuple[str, ...]) -> str:
+    if len(values) > MAX_LISTED:
+        return f"one of the {len(values)} declared values"
+    return "one of " + ", ".join(json.dumps(value, ensure_ascii=False) for value in values)
 
 
 def _expect_datetime(zone: str | None) -> str:
@@ -681,6 +691,23 @@ def _finish_bounds(name: str, low: float | None, high: float | None, outside: st
     return finish
 
 
+def _finish_derived(name: str, values: tuple[str, ...], unknown: object) -> _Finish:
+    known = frozenset(values)
+    expected = _expect_values(values)
+
+    def finish(value: str, sample: Sample) -> str | None:
+        if value in known:
+            return value
+        if unknown == "reject":
+            problem = FieldProblem(f"derived.{name}", expected, show(value))
+            raise InvalidRequestError(422, _detail([problem]), [problem])
+        text = f"{name} is not one of the declared values: taken as missing"
+        sample.send_to_review(text) if unknown == "review" else sample.warn(text)
+        return None
+
+    return finish
+
+
 def _column_kinds(schema: Schema) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {field.name: field.kind for field in schema.features}
     kinds.update({field.name: field.kind for field in schema.context})
@@ -692,22 +719,31 @@ def _compile(text: str, kinds: Mapping[str, Kind]) -> Callable[[Row], Value | No
     return compile_row(_parse(text, kinds))
 
 
-def _parse(text: str, kinds: Mapping[str, Kind]) -> Expression:
+def _parse(text: str, kinds: Mapping[str, Kind], labels: Sequence[str] | None = None) -> Expression:
     try:
-        return parse_expression(text, kinds)
+        return parse_derived(text, kinds, labels)
     except ValueError as error:
         raise IntegrityError(f"The payload's expression {text!r} cannot be used: {error}") from None
 
 
-def _derivation(
-    field: DerivedField, kinds: Mapping[str, Kind], schema: Schema
-) -> tuple[str, int, Callable[[Row], Value | None], _Finish | None, tuple[str, ...]]:
+def _derivation(field: DerivedField, kinds: Mapping[str, Kind], schema: Schema) -> _Derivation:
     if field.name not in schema.columns:
         raise IntegrityError(f"The payload derives {field.name!r}, which is no model column.")
+    values = None if field.values is UNSET else field.values
+    expression = _parse(field.expression, kinds, values)
+    if expression.kind != {"bool": "bool", "category": "text"}.get(field.kind, "number") or (
+        (values is None) is (field.kind == "category")
+    ):
+        raise IntegrityError(
+            f"The payload derives {field.name!r} as {field.kind}, and its expression gives no such value."
+        )
     check = _finish_bounds(field.name, field.low, field.high, field.outside)
-    expression = _parse(field.expression, kinds)
+    codes = None
+    if values is not None:
+        codes = {value: float(code) for code, value in enumerate(values)}
+        check = _finish_derived(field.name, values, field.unknown)
     times = tuple(column.name for column in schema.context if column.name in expression.columns)
-    return field.name, schema.columns.index(field.name), compile_row(expression), check, times
+    return field.name, schema.columns.index(field.name), compile_row(expression), check, codes, times
 
 
 def _value_of(field: FeatureField, reference: float) -> object:

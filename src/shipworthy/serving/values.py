@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from shipworthy.contract.expression_text import SPACES
 from shipworthy.contract.expressions import MISSING
 from shipworthy.kernel.errors import IntegrityError
 
 EARLIEST_YEAR, LATEST_YEAR, LATEST_ZONED_YEAR = 1000, 9999, 2099  # as `data.datetimes` has them
-SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _LEAP = "60"  # a second that RFC 3339 knows and Python does not
 _ISO = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)"

@@ -23,11 +23,11 @@ def edge_columns(contract: Contract, matrix: NDArray[np.float32]) -> tuple[EdgeC
 def _edge_column(contract: Contract, name: str, seen_missing: bool) -> EdgeColumn:
     feature = contract.features.get(name)
     column = feature or contract.derived[name]
-    codes = {"bool": 2, "category": len(feature.values or ()) if feature else 0}.get(column.type)
+    codes = {"bool": 2, "category": len(column.values or ())}.get(column.type)
     low, high = column.range or (None, None)
     if column.outside == "review":  # a person looks at the answer, but the model gives it
         low = high = None
     gone = column.outside == "missing" and column.range is not None
-    if feature is not None:
-        gone = gone or feature.missing == "allow" or (feature.type == "category" and feature.unknown != "reject")
+    gone = gone or (column.type == "category" and column.unknown != "reject")
+    gone = gone or (feature is not None and feature.missing == "allow")
     return EdgeColumn(name, low, high, codes, column.type == "int", gone or seen_missing)

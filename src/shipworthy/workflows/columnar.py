@@ -15,11 +15,12 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from shipworthy.bundle.format import ContextField, DerivedField, FeatureField, Schema
-from shipworthy.contract.expressions import FLOAT32_MAX, Kind, parse_expression
+from shipworthy.contract.expression_text import MAX_TEXT
+from shipworthy.contract.expressions import FLOAT32_MAX, Kind, parse_derived, parse_expression
 from shipworthy.contract.patterns import Pattern
 from shipworthy.data.columns import class_codes, evaluate
 from shipworthy.data.requests import RequestPlan, Values, read_values
-from shipworthy.serving.decode import INT64_MAX, INT64_MIN, MAX_TEXT
+from shipworthy.serving.decode import INT64_MAX, INT64_MIN
 
 Field = FeatureField | ContextField
 
@@ -113,8 +114,11 @@ def _bounds(field: Field) -> tuple[float, float]:
 def _derive(schema: Schema, typed: pl.DataFrame, plain: NDArray[np.bool_]) -> pl.DataFrame:
     """`typed` with the derived columns; rows whose value is out of bounds, or lacks its time, are not plain."""
     for field in schema.derived:
-        values = _evaluated(schema, field.expression, typed).alias(field.name)
-        if values.dtype != pl.Boolean:
+        labels = None if field.values is UNSET else field.values
+        values = _evaluated(schema, field.expression, typed, labels).alias(field.name)
+        if labels is not None:
+            _keep(plain, values.is_in(list(labels)).fill_null(True))
+        elif values.dtype != pl.Boolean:
             values = values.cast(pl.Float64)
             held = (values.abs() <= FLOAT32_MAX).fill_null(False)
             values = values.set(~held, None)
@@ -131,10 +135,12 @@ def _derive(schema: Schema, typed: pl.DataFrame, plain: NDArray[np.bool_]) -> pl
     return typed
 
 
-def _evaluated(schema: Schema, expression: str, typed: pl.DataFrame) -> pl.Series:
+def _evaluated(
+    schema: Schema, expression: str, typed: pl.DataFrame, labels: tuple[str, ...] | None = None
+) -> pl.Series:
     fields: tuple[Field, ...] = (*schema.features, *schema.context)
     zones = {field.name: field.zone for field in fields if field.zone is not None}
-    return evaluate(parse_expression(expression, _kinds(schema)), typed, zones)
+    return evaluate(parse_derived(expression, _kinds(schema), labels), typed, zones)
 
 
 def _kinds(schema: Schema) -> dict[str, Kind]:
@@ -143,7 +149,8 @@ def _kinds(schema: Schema) -> dict[str, Kind]:
 
 
 def _matrix(schema: Schema, typed: pl.DataFrame) -> NDArray[np.float32]:
-    labels = {field.name: field.values or () for field in schema.features if field.kind == "category"}
+    fields: tuple[FeatureField | DerivedField, ...] = (*schema.features, *schema.derived)
+    labels = {field.name: field.values or () for field in fields if field.kind == "category"}
     columns: Sequence[pl.Expr] = [
         (class_codes(pl.col(name), labels[name]) if name in labels else pl.col(name).cast(pl.Float64))
         .cast(pl.Float32)

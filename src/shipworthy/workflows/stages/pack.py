@@ -8,6 +8,8 @@ import msgspec
 from shipworthy.data.columns import encode, target_array
 from shipworthy.data.novelty import fit_novelty
 from shipworthy.data.quality import build_baselines
+from shipworthy.evaluation.skew import measure_skew
+from shipworthy.kernel.errors import ConversionError
 from shipworthy.ledger.events import Event
 from shipworthy.monitoring.drift import event_times, reference_scores, with_swings
 from shipworthy.release.payload import build_payload
@@ -21,7 +23,11 @@ Outputs = dict[str, Any]
 
 
 def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str, Any]) -> Outputs:
-    """A candidate to a payload: calibrated and given its threshold on the calibrate part."""
+    """A candidate to a payload: calibrated and given its threshold on the calibrate part.
+
+    Raises:
+        ConversionError: the server would make other model inputs of a row than training did.
+    """
     parts, contract = shipping.parts, shipping.contract
     frame, places = parted(parts, contract, ingested)
     matrix, target = encode(contract, frame), target_array(contract, frame)
@@ -39,6 +45,9 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
     model = {name: parts.artefacts.get_bytes(digest) for name, digest in files.items()}
     with work_folder(parts, "payload") as work:
         payload = build_payload(contract, model, tuning, baselines, work / "payload")
+        skew = measure_skew(payload.schema, payload.policy.fallback_rules, frame, matrix)
+        if skew.different:
+            raise ConversionError(str(skew))
         artefacts = {
             file.name: parts.artefacts.put_file(file, f"payload/{file.name}").digest
             for file in sorted(payload.directory.iterdir())
@@ -49,8 +58,9 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
         "threshold": tuning.threshold,
         "calibration_error": [tuning.calibration_error_before, tuning.calibration_error_after],
         "calibrate_rows": tuning.rows,
+        "skew": skew.to_json(),
         "artefacts": artefacts,
-        "detail": _payload_detail(payload.size_bytes, tuning),
+        "detail": _payload_detail(payload.size_bytes, tuning, skew.rows),
     }
     body = {
         **outputs,
@@ -64,10 +74,10 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
     return outputs
 
 
-def _payload_detail(size_bytes: int, tuning: Tuning) -> str:
+def _payload_detail(size_bytes: int, tuning: Tuning, rows: int) -> str:
     words = f"{size_bytes / 1e6:.2g} MB"
     if tuning.threshold is not None:
         words += f", threshold {tuning.threshold:.3g}"
     if tuning.calibration_error_after is not None:
         words += f", calibration error {tuning.calibration_error_after:.2g}"
-    return words
+    return f"{words}; {rows:,} rows as served"

@@ -130,4 +130,5 @@ def _card_facts(
         looks=looks,
         reasons=judged.get("reasons"),
         novelty=judged.get("novelty"),
+        skew=built.get("skew"),
     )

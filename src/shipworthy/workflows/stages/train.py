@@ -33,7 +33,7 @@ def train(shipping: Shipping, ingested: Mapping[str, Any], code: Mapping[str, st
         root=parts.project.root,
         entry=contract.training.entry,
         columns=edge_columns(contract, matrix),
-        categories=categories(contract),
+        categories=contract.model_categories,
         task=contract.target.type,
         classes=contract.target.values or (),
         target=contract.target.column,
@@ -110,15 +110,6 @@ def _keep_model(parts: Parts, candidate: Candidate) -> dict[str, str]:
             path.read_bytes(), kinds.get(name, "model/data")
         ).digest
         for name, path in candidate.model.items()
-    }
-
-
-def categories(contract: Contract) -> dict[str, tuple[str, ...]]:
-    """The categorical model inputs and their values."""
-    return {
-        name: contract.features[name].values or ()
-        for name in contract.model_columns
-        if name in contract.features and contract.features[name].type == "category"
     }
 
 
