@@ -23,7 +23,7 @@ def reads(tmp_path: Path) -> Any:
 def prepare(contract: Any, reads: Any, root: Path) -> pl.DataFrame:
     work = root / "work"
     work.mkdir()
-    return prepared.prepare(contract, reads, root, work=work, environment={**os.environ, "SEEN": "yes"})
+    return prepared.prepare(contract, reads, root, work=work, environment={**os.environ, "SEEN": "yes"}).frame
 
 
 def preparing(make: Any, text: Any) -> Any:
@@ -42,7 +42,7 @@ def test_sql_joins_the_sources(make: Any, reads: Any, tmp_path: Path) -> None:
 
 def test_the_users_function_gets_frames_by_name(make: Any, reads: Any, tmp_path: Path) -> None:
     (tmp_path / "prepare.py").write_text(
-        "def prepare(sources):\n    return sources['loans'].lazy().join(sources['scores'].lazy(), on='id')\n"
+        "def prepare(sources):\n    return sources['loans'].join(sources['scores'], on='id')\n"
     )
     assert prepare(preparing(make, "prepare.py:prepare"), reads, tmp_path).rows() == [("1", "10", "5")]
 
@@ -62,7 +62,7 @@ FAULTY = {
     "raises": ("def prepare(s):\n    x = 1\n    return s['nothing']\n", "prepare.py line 3: prepare raised KeyError"),
     "syntax": ("def prepare(s)\n    pass\n", "prepare.py line 1: importing raised SyntaxError"),
     "at import": ("x = 1\n1 / 0\n", "prepare.py line 2: importing raised ZeroDivisionError"),
-    "nonsense": ("def prepare(s):\n    return 5\n", "returned int; it must return a polars DataFrame"),
+    "nonsense": ("def prepare(s):\n    return 5\n", "returned int; it must return a polars LazyFrame or DataFrame"),
     "no function": ("x = 1\n", "has no function prepare"),
     "ends": ("import os\ndef prepare(s):\n    os._exit(3)\n", r"prepare ended its process \(3\)"),
     "no rows": ("def prepare(s):\n    return s['loans'].head(0)\n", "left no rows"),

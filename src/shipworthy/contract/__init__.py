@@ -11,5 +11,6 @@ __all__ = [
     "reference",
     "schema",
     "sense",
+    "steps",
     "types",
 ]

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,12 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment
 
 
 def _say_data(face: Face, root: Path, report: ShipReport) -> None:
-    """What of the data is not as it was."""
+    """What became of the rows on their way, and what of the data is not as it was."""
+    is_new = any(stage.name == "ingest" and not stage.reused for stage in report.stages)
+    for step in report.steps if is_new else ():
+        face.say(f"[dim]step {step['step']}[/]: {escape(step['words'])}")
+    if report.future is not None:
+        _say_future(face, report.future)
     for change in report.changes:
         is_breaking = change["impact"] == "breaking"
         breaks = f"; it breaks {', '.join(change['breaks'])}" if is_breaking else ""
@@ -139,6 +145,20 @@ def _say_data(face: Face, root: Path, report: ShipReport) -> None:
         face.say(f"[yellow]data[/]: {escape(anomaly['cause'])}")
     if report.anomalies:
         face.say(f"[dim]More: shipworthy data health --project {escape(shlex.quote(str(root)))}[/]")
+
+
+def _say_future(face: Face, future: Mapping[str, Any]) -> None:
+    """Whether features see what became known later."""
+    rows = sum(cut["rows"] for cut in future["cuts"])
+    for found in future["ahead"]:
+        face.say(f"[yellow]??[/] {escape(found['column'])} sees the future in {found['rows']:,} rows")
+    watched = escape(", ".join(future["watched"]))
+    if not rows:
+        face.say(f"[yellow]??[/] Not proven that no feature sees later rows of {watched}: none are known later.")
+    elif not future["ahead"]:
+        face.say(
+            f"[dim]No feature sees later rows of {watched}: prepared again without, {rows:,} rows are the same.[/]"
+        )
 
 
 def _say_deployment(face: Face, root: Path, deployment: dict[str, Any] | None) -> None:

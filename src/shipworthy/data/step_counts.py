@@ -1,0 +1,162 @@
+"""Step counts: what each step of `prepare` did to how many rows; numbers and names, never a value of a row."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from shipworthy.contract.types import Step, StepVerb
+from shipworthy.data.steps import Stepped
+
+_SHOWN_COLUMNS = 4  # of those that a step changed, in a line
+
+
+@dataclass(frozen=True, slots=True)
+class StepCount:
+    """One step as it went. What is None could not be told: no key stands at both ends of SQL or a function."""
+
+    step: int  # from 1
+    verb: StepVerb
+    table: str  # that it made or replaced
+    rows_in: Mapping[str, int]  # of each table that it read
+    rows_out: int
+    base: str | None = None  # the table whose rows went on
+    dropped: int | None = None  # rows of `base` that did not
+    added: int | None = None  # rows of no row of `base`
+    multiplied: int | None = None  # rows of `base` that became several
+    changed: Mapping[str, int] = field(default_factory=dict)  # column -> rows with another value than in `base`
+    quarantined: int = 0  # rows with a value that the step could not read
+    because: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the snapshot's event and `ship --json` have it."""
+        return {
+            "step": self.step,
+            "does": self.verb,
+            "table": self.table,
+            "rows_in": dict(self.rows_in),
+            "rows_out": self.rows_out,
+            "base": self.base,
+            "dropped": self.dropped,
+            "added": self.added,
+            "multiplied": self.multiplied,
+            "changed": dict(self.changed),
+            "quarantined": self.quarantined,
+            "because": self.because,
+            "words": self.words,
+        }
+
+    @property
+    def words(self) -> str:
+        """One line for a person.
+
+        >>> StepCount(1, "keep", "flights", {"flights": 1000}, 990, "flights", 10, changed={"delay": 3}).words
+        'flights 1,000 -> 990 rows: 10 dropped, delay changed in 3'
+        """
+        base = self.base or (next(iter(self.rows_in)) if len(self.rows_in) == 1 else None)
+        start = "" if base is None else f"{base} {self.rows_in[base]:,} -> "
+        made = f"{self.table} " if base != self.table else ""
+        counts = {"dropped": self.dropped, "added": self.added, "to quarantine": self.quarantined}
+        parts = [f"{count:,} {words}" for words, count in counts.items() if count]
+        if self.multiplied:
+            others = [name for name in self.rows_in if name != base]
+            join = f"the join with {' or '.join(others)}" if others else "it"
+            parts.append(f"{join} found several rows for {self.multiplied:,}")
+        changed = sorted(((name, rows) for name, rows in self.changed.items() if rows), key=lambda item: -item[1])
+        parts += [f"{name} changed in {rows:,}" for name, rows in changed[:_SHOWN_COLUMNS]]
+        parts += [f"{len(changed) - _SHOWN_COLUMNS} more columns"] if len(changed) > _SHOWN_COLUMNS else []
+        because = f" ({self.because})" if self.because else ""
+        return f"{start}{made}{self.rows_out:,} rows" + (f": {', '.join(parts)}" if parts else "") + because
+
+
+def count_declared(number: int, step: Step, before: pl.DataFrame, after: Stepped) -> StepCount:
+    """What a step with `keep`, `set` or `distinct` did."""
+    table, rejected = step.table or "", after.rejected.height
+    return StepCount(
+        step=number,
+        verb=step.verbs[0],
+        table=table,
+        rows_in={table: before.height},
+        rows_out=after.frame.height,
+        base=table,
+        dropped=before.height - after.frame.height - rejected,
+        added=0,
+        multiplied=0,
+        changed=after.changed,
+        quarantined=rejected,
+        because=step.because,
+    )
+
+
+def count_made(
+    number: int, step: Step, tables: Mapping[str, pl.DataFrame], frame: pl.DataFrame, key: str | None
+) -> StepCount:
+    """What SQL or a function did, told by the contract's key where the table that it came from has it too.
+
+    Args:
+        number: of the step, from 1.
+        step: with its table.
+        tables: as they were before the step.
+        frame: the table that it made.
+        key: the contract's column with `role: key`.
+    """
+    read = _named(step, tables)
+    plain = StepCount(
+        number, step.verbs[0], step.table or "", {name: tables[name].height for name in read}, frame.height,
+        because=step.because,
+    )  # fmt: skip
+    base = _base(step, {name: tables[name] for name in read}, key) if key in frame.columns else None
+    if key is None or base is None:
+        return plain
+    before = tables[base]
+    counts = _per_key(before, key).join(_per_key(frame, key), on=key, how="full", suffix="_out", coalesce=True)
+    counts = counts.with_columns(pl.col("rows", "rows_out").fill_null(0))
+    known, gone = pl.col("rows") > 0, pl.col("rows") - pl.col("rows_out")
+    dropped, added, multiplied = counts.select(
+        pl.when(known & (gone > 0)).then(gone).sum().alias("dropped"),
+        pl.when(~known).then("rows_out").sum().alias("added"),
+        (known & (gone < 0)).sum().alias("multiplied"),
+    ).row(0)
+    return StepCount(
+        plain.step, plain.verb, plain.table, plain.rows_in, plain.rows_out,
+        base=base,
+        dropped=dropped,
+        added=added,
+        multiplied=multiplied,
+        changed=_changed(before, frame, key),
+        because=step.because,
+    )  # fmt: skip
+
+
+def _named(step: Step, tables: Mapping[str, pl.DataFrame]) -> list[str]:
+    """The tables that a step reads: those that SQL names, or all that a function gets."""
+    if step.sql is None:
+        return list(tables)
+    words = set(re.findall(r"\w+", step.sql))
+    return [name for name in tables if name in words]
+
+
+def _base(step: Step, tables: Mapping[str, pl.DataFrame], key: str | None) -> str | None:
+    """The table whose rows go on: the one that is replaced, else the first that has the key."""
+    having = [name for name, frame in tables.items() if key in frame.columns]
+    return step.table if step.table in having else next(iter(having), None)
+
+
+def _per_key(frame: pl.DataFrame, key: str) -> pl.DataFrame:
+    return (
+        frame.select(pl.col(key).cast(pl.String)).drop_nulls().group_by(key).agg(pl.len().cast(pl.Int64).alias("rows"))
+    )
+
+
+def _changed(before: pl.DataFrame, after: pl.DataFrame, key: str) -> dict[str, int]:
+    """Of columns at both ends that are of one type: rows whose value differs, of keys that stand once at both ends."""
+    shared = [name for name, kind in before.schema.items() if name != key and after.schema.get(name) == kind]
+    shared = [name for name in shared if not before.schema[name].is_nested()]
+    if not shared:
+        return {}
+    once = [frame.select(pl.col(key).cast(pl.String), *shared).unique(key, keep="none") for frame in (before, after)]
+    both = once[0].join(once[1], on=key, suffix="\n")  # no column ends so
+    counts = both.select(pl.col(name).ne_missing(pl.col(f"{name}\n")).sum() for name in shared)
+    return {name: count for name, count in zip(shared, counts.row(0), strict=True) if count}
