@@ -125,7 +125,7 @@ def test_a_join_that_finds_several_rows_is_told(tmp_path: Path) -> None:
     made = done(tmp_path, {"table": "flights", "distinct": ["id"]}, {"table": "joined", "sql": join})
     count = made.steps[1]
     assert (count.base, count.dropped, count.added, count.multiplied) == ("flights", 0, 0, 1)
-    assert count.words == "flights 5 -> joined 6 rows: the join with weather found several rows for 1"
+    assert count.words == "flights 5 -> joined 6 rows: the join with weather found several rows for 1, new: temp"
 
 
 def test_rows_that_sql_drops_adds_and_changes_are_counted_by_key(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_without_a_key_at_both_ends_only_rows_are_counted(tmp_path: Path) -> Non
     )
     assert count.steps[0].to_json() | {"words": ""} == {
         "step": 1, "does": "sql", "table": "by_day", "rows_in": {"weather": 3}, "rows_out": 2, "base": None,
-        "dropped": None, "added": None, "multiplied": None, "changed": {}, "quarantined": 0, "because": None,
+        "dropped": None, "added": None, "multiplied": None, "changed": {}, "quarantined": 0, "new": [], "because": None,
         "words": "",
     }  # fmt: skip
     assert count.steps[0].words == "weather 3 -> by_day 2 rows"

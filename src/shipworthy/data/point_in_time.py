@@ -7,7 +7,7 @@ A difference between floats that another order of adding makes is none (`TOLERAN
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,8 @@ from shipworthy.data.datetimes import detect_format
 from shipworthy.data.values import cleaned, typed
 from shipworthy.kernel.errors import DataError
 
-CUTS = (0.5, 0.9)  # of the rows lie before each; a look ahead is seen in the rows just before one
+CUTS = (0.5, 0.9)  # so many of the rows lie before each, about
+NEAR = 0.05  # of the rows lie so far from there at most
 TOLERANCE = 1e-9  # relative; sums of a million float64 in another order differ by less
 OF_SCALE = 1e-12  # of a column's largest value: what is left where large numbers cancel
 SHOWN_COLUMNS = 5  # of those that see the future, in a refusal
@@ -67,7 +68,18 @@ class Proof:
             "whole": list(self.whole),
             "cuts": [{"share": cut.share, "rows": cut.rows} for cut in self.cuts],
             "ahead": [{"column": found.column, "rows": found.rows} for found in self.ahead],
+            "words": self.words,
         }
+
+    @property
+    def words(self) -> str:
+        """One line for a person, without a time of any row."""
+        watched = ", ".join(self.watched)
+        if self.ahead:
+            return ", ".join(f"{found.column} sees the future in {found.rows:,} rows" for found in self.ahead)
+        if not self.rows:
+            return f"not proven that no feature sees later rows of {watched}: no row is older than all of them"
+        return f"no feature sees later rows of {watched}: without them {self.rows:,} rows are the same"
 
     def told(self) -> str:
         """What sees the future, with the cure; empty where nothing does."""
@@ -110,68 +122,94 @@ def prove(
     sources = watched_sources(contract)
     if not sources:
         return None
-    time = contract.context_by_role("time")[0]
-    zone = contract.context[time].zone
-    known = {name: _known_at(name, source, tables[name], zone) for name, source in sources.items()}
-    times = _instants(time, "the prepared rows", whole, contract.context[time])
+    name = contract.context_by_role("time")[0]
+    row_time = _Times.of(name, "the prepared rows", whole, contract.context[name])
+    known = {
+        source: _known_at(source, declared, tables[source], contract.context[name].zone)
+        for source, declared in sources.items()
+    }
+    times = row_time.read(whole)
     cuts: list[Cut] = []
     found: dict[str, Ahead] = {}
     for share, at in _cuts(times):
-        rows = {name: frame.filter((known[name] <= at).fill_null(True)) if name in known else frame
-                for name, frame in tables.items()}  # fmt: skip
+        rows = {
+            table: frame.filter((known[table] <= at).fill_null(True)) if table in known else frame
+            for table, frame in tables.items()
+        }
         try:
             then = again(rows)
+            compared, differing = _compare(contract, (whole, times), (then, row_time.read(then)), at)
         except DataError as error:
             raise DataError(
                 f"on what was known at {_written(at)}, without later rows of {', '.join(sources)}, {error}"
             ) from error
-        compared, differing = _compare(contract, (whole, times), (then, _instants(
-            time, "the prepared rows", then, contract.context[time])), at)  # fmt: skip
         for column, count in differing.items():
             if count > (found[column].rows if column in found else 0):
                 found[column] = Ahead(column, count, len(cuts))
         cuts.append(Cut(share, at, compared))
     return Proof(
-        {name: known[name].null_count() for name in sources},
-        tuple(name for name in tables if name not in sources),
+        {source: known[source].null_count() for source in sources},
+        tuple(table for table in tables if table not in sources),
         tuple(cuts),
         tuple(sorted(found.values(), key=lambda ahead: -ahead.rows)),
     )
 
 
 def _known_at(name: str, source: Source, frame: pl.DataFrame, zone: str | None) -> pl.Series:
-    column = Column(type="datetime", zone=zone)
-    return _instants(source.time or "", f"source {name}", frame, column) + timedelta(seconds=source.delay or 0.0)
+    times = _Times.of(source.time or "", f"source {name}", frame, Column(type="datetime", zone=zone)).read(frame)
+    if frame.height and times.null_count() == frame.height:
+        raise DataError(f"source {name}: {source.time} holds no times; name a column of datetimes")
+    return times + timedelta(seconds=source.delay or 0.0)
 
 
-def _instants(name: str, where: str, frame: pl.DataFrame, column: Column) -> pl.Series:
-    """A column's times in UTC, null where there is none."""
-    if name not in frame.columns:
-        raise DataError(f"{where}: no column {name!r} tells the time; there are {', '.join(frame.columns[:20])}")
-    kind = frame.schema[name]
-    clean = frame.select(cleaned(name, column, kind))
-    pattern = ""
-    if clean.schema[name] == pl.String:
-        found = detect_format(clean[name])
-        pattern = found.pattern if found else "%Y-%m-%d"
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """How a column's times are read."""
+
+    name: str
+    where: str  # in a message
+    column: Column
+    pattern: str  # of texts
+
+    @classmethod
+    def of(cls, name: str, where: str, frame: pl.DataFrame, column: Column) -> "_Times":
+        """As the texts of `frame` are mostly written."""
+        unread = cls(name, where, column, "%Y-%m-%d")
+        clean = unread.clean(frame)
+        found = detect_format(clean) if clean.dtype == pl.String else None
         if found is not None and found.ambiguous:
             raise DataError(
                 f"{where}: every date of {name} reads as month/day and as day/month; write year-month-day, such as "
                 "2026-03-31"
             )
-    times = clean.select(typed(name, column, clean.schema[name], pattern)).to_series()
-    if frame.height and times.null_count() == frame.height:
-        raise DataError(f"{where}: {name} holds no times; name a column of datetimes")
-    return times
+        return unread if found is None else replace(unread, pattern=found.pattern)
+
+    def clean(self, frame: pl.DataFrame) -> pl.Series:
+        """The column without the words for no value."""
+        if self.name not in frame.columns:
+            shown = ", ".join(frame.columns[:20])
+            raise DataError(f"{self.where}: no column {self.name!r} tells the time; there are {shown}")
+        return frame.select(cleaned(self.name, self.column, frame.schema[self.name])).to_series()
+
+    def read(self, frame: pl.DataFrame) -> pl.Series:
+        """The column's times in UTC, null where there is none."""
+        clean = self.clean(frame)
+        return clean.to_frame().select(typed(self.name, self.column, clean.dtype, self.pattern)).to_series()
 
 
 def _cuts(times: pl.Series) -> Iterator[tuple[float, datetime]]:
-    """Times with rows on both sides: about these shares of all rows are not younger."""
-    last, seen = times.max(), None
-    before = times.filter(times < last).sort()
+    """About these shares of the rows are not younger; of the times near there, the one that most rows have.
+
+    A look ahead that reaches a little way is seen in the rows that lie just before the cut.
+    """
+    ordered, seen = times.drop_nulls().sort(), None
     for share in CUTS:
-        place = min(int(share * (len(times) - times.null_count())), len(before)) - 1
-        at = before[place] if place >= 0 else None
+        start, stop = (int((share + side) * len(ordered)) for side in (-NEAR, NEAR))
+        near = ordered[start : stop + 1].filter(ordered[start : stop + 1] < times.max())
+        if not len(near):
+            near = ordered.filter(ordered < times.max()).tail(1)
+        most = near.mode().sort()
+        at = most[len(most) // 2] if len(most) else None
         if isinstance(at, datetime) and at != seen:
             seen = at
             yield share, at

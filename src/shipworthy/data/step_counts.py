@@ -27,6 +27,7 @@ class StepCount:
     added: int | None = None  # rows of no row of `base`
     multiplied: int | None = None  # rows of `base` that became several
     changed: Mapping[str, int] = field(default_factory=dict)  # column -> rows with another value than in `base`
+    new: tuple[str, ...] = ()  # columns that `base` does not have
     quarantined: int = 0  # rows with a value that the step could not read
     because: str | None = None
 
@@ -43,6 +44,7 @@ class StepCount:
             "added": self.added,
             "multiplied": self.multiplied,
             "changed": dict(self.changed),
+            "new": list(self.new),
             "quarantined": self.quarantined,
             "because": self.because,
             "words": self.words,
@@ -56,8 +58,10 @@ class StepCount:
         'flights 1,000 -> 990 rows: 10 dropped, delay changed in 3'
         """
         base = self.base or (next(iter(self.rows_in)) if len(self.rows_in) == 1 else None)
-        start = "" if base is None else f"{base} {self.rows_in[base]:,} -> "
+        before = "" if base is None else f"{base} {self.rows_in[base]:,} -> "
         made = f"{self.table} " if base != self.table else ""
+        if base == self.table and self.rows_in[base] == self.rows_out:
+            before = f"{base} "
         counts = {"dropped": self.dropped, "added": self.added, "to quarantine": self.quarantined}
         parts = [f"{count:,} {words}" for words, count in counts.items() if count]
         if self.multiplied:
@@ -67,8 +71,11 @@ class StepCount:
         changed = sorted(((name, rows) for name, rows in self.changed.items() if rows), key=lambda item: -item[1])
         parts += [f"{name} changed in {rows:,}" for name, rows in changed[:_SHOWN_COLUMNS]]
         parts += [f"{len(changed) - _SHOWN_COLUMNS} more columns"] if len(changed) > _SHOWN_COLUMNS else []
+        if self.new:
+            shown = [*self.new[:_SHOWN_COLUMNS], *(["…"] if len(self.new) > _SHOWN_COLUMNS else [])]
+            parts.append(f"new: {' '.join(shown)}")
         because = f" ({self.because})" if self.because else ""
-        return f"{start}{made}{self.rows_out:,} rows" + (f": {', '.join(parts)}" if parts else "") + because
+        return f"{before}{made}{self.rows_out:,} rows" + (f": {', '.join(parts)}" if parts else "") + because
 
 
 def count_declared(number: int, step: Step, before: pl.DataFrame, after: Stepped) -> StepCount:
@@ -85,6 +92,7 @@ def count_declared(number: int, step: Step, before: pl.DataFrame, after: Stepped
         added=0,
         multiplied=0,
         changed=after.changed,
+        new=_new(before, after.frame),
         quarantined=rejected,
         because=step.because,
     )
@@ -126,6 +134,7 @@ def count_made(
         added=added,
         multiplied=multiplied,
         changed=_changed(before, frame, key),
+        new=_new(before, frame),
         because=step.because,
     )  # fmt: skip
 
@@ -142,6 +151,10 @@ def _base(step: Step, tables: Mapping[str, pl.DataFrame], key: str | None) -> st
     """The table whose rows go on: the one that is replaced, else the first that has the key."""
     having = [name for name, frame in tables.items() if key in frame.columns]
     return step.table if step.table in having else next(iter(having), None)
+
+
+def _new(before: pl.DataFrame, after: pl.DataFrame) -> tuple[str, ...]:
+    return tuple(name for name in after.columns if name not in before.columns)
 
 
 def _per_key(frame: pl.DataFrame, key: str) -> pl.DataFrame:

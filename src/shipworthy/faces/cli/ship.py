@@ -132,7 +132,7 @@ def _say_data(face: Face, root: Path, report: ShipReport) -> None:
     is_new = any(stage.name == "ingest" and not stage.reused for stage in report.stages)
     for step in report.steps if is_new else ():
         face.say(f"[dim]step {step['step']}[/]: {escape(step['words'])}")
-    if report.future is not None:
+    if report.future is not None and is_new:
         _say_future(face, report.future)
     for change in report.changes:
         is_breaking = change["impact"] == "breaking"
@@ -149,16 +149,8 @@ def _say_data(face: Face, root: Path, report: ShipReport) -> None:
 
 def _say_future(face: Face, future: Mapping[str, Any]) -> None:
     """Whether features see what became known later."""
-    rows = sum(cut["rows"] for cut in future["cuts"])
-    for found in future["ahead"]:
-        face.say(f"[yellow]??[/] {escape(found['column'])} sees the future in {found['rows']:,} rows")
-    watched = escape(", ".join(future["watched"]))
-    if not rows:
-        face.say(f"[yellow]??[/] Not proven that no feature sees later rows of {watched}: none are known later.")
-    elif not future["ahead"]:
-        face.say(
-            f"[dim]No feature sees later rows of {watched}: prepared again without, {rows:,} rows are the same.[/]"
-        )
+    is_proven = not future["ahead"] and any(cut["rows"] for cut in future["cuts"])
+    face.say(f"[dim]{escape(future['words'])}[/]" if is_proven else f"[yellow]??[/] {escape(future['words'])}")
 
 
 def _say_deployment(face: Face, root: Path, deployment: dict[str, Any] | None) -> None:

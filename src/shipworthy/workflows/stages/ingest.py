@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         prepared, proof = _prepared(shipping, reads)
     if proof is not None and proof.ahead and contract.data.accept.future == "refuse":
         raise _refused(shipping, proof.told(), changes, {"future": proof.to_json()})
+    reads = _with_rejected(reads, prepared)
     frame, malformed = prepared.frame, _malformed(reads, prepared)
     with _refusals_recorded(shipping, changes):
         shipping.tell("ingest", f"checking {frame.height:,} rows")
@@ -249,10 +251,20 @@ def _free(name: str, frame: pl.DataFrame) -> str:
     return name
 
 
+def _with_rejected(reads: Mapping[str, SourceRead], prepared: Prepared) -> dict[str, SourceRead]:
+    """The sources, with the rows that a step could not read among their malformed ones."""
+    return {
+        name: replace(read, malformed=pl.concat([read.malformed, prepared.rejected[name]]))
+        if name in prepared.rejected
+        else read
+        for name, read in reads.items()
+    }
+
+
 def _malformed(reads: Mapping[str, SourceRead], prepared: Prepared) -> pl.DataFrame | None:
     """Rows that the sources could not part in fields, and those that a step could not read."""
     found = [source.malformed for source in reads.values() if source.malformed.height]
-    found += prepared.rejected.values()
+    found += [rows for table, rows in prepared.rejected.items() if table not in reads]
     return pl.concat(found) if found else None
 
 
