@@ -136,8 +136,8 @@ def test_a_planted_leak_is_found_and_named(folder: Path, case: str, key: bool) -
     assert [found.column for found in proof.ahead] == ["x"]
     assert proof.ahead[0].rows > 0
     assert proof.told().startswith(
-        "data.prepare sees the future: without the rows of flights, weather that became known later it gives x "
-        f"(another value in {proof.ahead[0].rows} of "
+        "data.prepare sees the future: without the rows of flights, weather that became known later, x differs "
+        f"in {proof.ahead[0].rows} of the "
     )
     assert "2026" not in str(proof.to_json()), "an event tells counts, no time of a row"
 

@@ -85,16 +85,14 @@ class Proof:
         """What sees the future, with the cure; empty where nothing does."""
         if not self.ahead:
             return ""
-        named = [
-            f"{found.column} (another value in {found.rows:,} of {self.cuts[found.cut].rows:,} rows up to "
-            f"{_written(self.cuts[found.cut].at)})"
-            for found in self.ahead[:SHOWN_COLUMNS]
-        ]
-        more = f" and {len(self.ahead) - SHOWN_COLUMNS} more" if len(self.ahead) > SHOWN_COLUMNS else ""
+        cut = self.cuts[self.ahead[0].cut]
+        first, *others = self.ahead[:SHOWN_COLUMNS]
+        named = [f"{first.column} differs in {first.rows:,}", *(f"{one.column} in {one.rows:,}" for one in others)]
+        more = f" and {len(self.ahead) - SHOWN_COLUMNS} more columns" if len(self.ahead) > SHOWN_COLUMNS else ""
         return (
-            f"data.prepare sees the future: without the rows of {', '.join(self.watched)} that became known later it "
-            f"gives {', '.join(named)}{more}; join as of the row's time, aggregate only over rows before it, and draw "
-            f"nothing at random ({GUIDE})"
+            f"data.prepare sees the future: without the rows of {', '.join(self.watched)} that became known later, "
+            f"{', '.join(named)}{more} of the {cut.rows:,} rows up to {_written(cut.at)}; join as of the row's time, "
+            f"aggregate only over rows before it, and draw nothing at random ({GUIDE})"
         )
 
 

@@ -41,9 +41,7 @@ def _call(path: Path, name: str, frames: dict[str, pl.LazyFrame]) -> pl.DataFram
             frame = frame.collect()  # not by the streaming engine: it keeps no order of rows
     except Exception as error:  # user code may raise anything; named with its line
         place = _place(error, path)
-        words = (
-            str(error).splitlines()[0] if isinstance(error, pl.exceptions.PolarsError) else error
-        )  # without its plan
+        words = str(error).partition("\n")[0]  # the engine says its whole plan
         raise DataError(f"{place}: {name} raised {type(error).__name__}: {words}{_lazy(error)}") from error
     if not isinstance(frame, pl.DataFrame):
         raise DataError(
