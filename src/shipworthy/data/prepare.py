@@ -36,6 +36,7 @@ class Prepared:
     frame: pl.DataFrame
     steps: tuple[StepCount, ...] = ()
     rejected: Mapping[str, pl.DataFrame] = field(default_factory=dict)  # table -> rows a step could not read, placed
+    rows: Mapping[str, pl.Series] = field(default_factory=dict)  # source of all rows -> which of its rows, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def prepare(
                 f"data.sources names {', '.join(tables)}; with several sources data.prepare must say how they "
                 "become one frame: `prepare.py:prepare` or a SQL text"
             )
-        return Prepared(next(iter(tables.values())))
+        ((name, frame),) = tables.items()
+        return Prepared(frame, rows={name: pl.int_range(frame.height, eager=True)})
     places = {name: pl.int_range(frame.height, eager=True) for name, frame in tables.items()}
     counts: list[StepCount] = []
     rejected: dict[str, list[pl.DataFrame]] = {}
@@ -100,7 +102,13 @@ def prepare(
             places[table] = places[table].gather(taken.declared.rows)
     if not frame.height:
         raise DataError(f"data.prepare ({_shown(contract)}) left no rows; look at its joins and filters")
-    return Prepared(frame, tuple(counts), {table: pl.concat(parts) for table, parts in rejected.items()})
+    last = contract.data.steps[-1].table or ""
+    return Prepared(
+        frame,
+        tuple(counts),
+        {table: pl.concat(parts) for table, parts in rejected.items()},
+        {last: places[last]} if last in places else {},
+    )
 
 
 def prove_point_in_time(
@@ -164,7 +172,7 @@ def _placed(taken: _Taken, places: pl.Series | None, reads: Mapping[str, SourceR
     if places is not None and table in reads:
         found = reads[table].places(places.gather(rows))
     else:
-        found = pl.DataFrame({"file": None, "line": None}, schema=PLACES).clear(len(rows))
+        found = pl.DataFrame(schema=PLACES).clear(len(rows))
     return pl.concat([found, texts, rejected.select("reason")], how="horizontal").select(PLACED_SCHEMA.keys())
 
 

@@ -68,7 +68,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         shipping.tell("ingest", f"checking {frame.height:,} rows")
         validated = validate(contract, frame, malformed=malformed)
     validated, replayed = _with_replayed(shipping, validated)
-    placed = _placed(contract, validated.quarantined, reads, malformed)
+    placed = _placed(prepared, validated.quarantined, reads, malformed)
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
     kept = f". The rows and their reasons are in {quarantine}." if quarantine else ""
     steps = [step.to_json() for step in prepared.steps]
@@ -85,10 +85,11 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
     shipping.tell("ingest", "looking for what a person should be asked")
     findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
+    origins = trace(contract, reads, prepared, validated, project.root)
     made = {
         "profile": put_json(parts, profile_json(observed.profile), "profile"),
         "sketches": put_json(parts, pack_profile(observed.profile), "sketches"),
-        "origins": parts.artefacts.put_bytes(trace(contract, reads, frame, validated, project.root), "origins").digest,
+        "origins": parts.artefacts.put_bytes(origins, "origins").digest,
     }
     outputs: Outputs = {
         "snapshot": snapshot.digest,
@@ -230,15 +231,14 @@ def _prepared(shipping: Shipping, reads: Mapping[str, SourceRead]) -> tuple[Prep
 
 
 def _placed(
-    contract: Contract, quarantined: pl.DataFrame, reads: Mapping[str, SourceRead], lost: pl.DataFrame | None
+    prepared: Prepared, quarantined: pl.DataFrame, reads: Mapping[str, SourceRead], lost: pl.DataFrame | None
 ) -> pl.DataFrame:
-    """The quarantined rows with file and line of each, where they are known: what `prepare` made has none."""
+    """The quarantined rows with file and line of each, where they are known: what SQL or a function made has none."""
     row, *others = quarantined.columns
     numbers = quarantined[row].drop_nulls() - 1
-    if contract.data.prepare is None:
-        places = next(iter(reads.values())).places(numbers)
-    else:
-        places = pl.DataFrame({"file": None, "line": None}, schema=PLACES).clear(len(numbers))
+    places = pl.DataFrame(schema=PLACES).clear(len(numbers))
+    for name, rows in prepared.rows.items():
+        places = reads[name].places(rows.gather(numbers))
     if lost is not None:
         places = pl.concat([places, lost.select("file", "line")])
     names = {name: _free(name, quarantined) for name in places.columns}
