@@ -48,7 +48,8 @@ def test_rows_stay_where_the_condition_is_true(tmp_path: Path) -> None:
     assert made.frame["cancelled"].to_list() == ["0"] * 4, "what a step only reads stays as it stands"
     (count,) = made.steps
     assert (count.dropped, count.rows_in, count.rows_out, count.quarantined) == (2, {"flights": 6}, 4, 0)
-    assert count.words == "flights 6 -> 4 rows: 2 dropped (x)"
+    assert count.missing == 1, "of the flight that does not say whether it was cancelled"
+    assert count.words == "flights 6 -> 4 rows: 2 dropped (1 for a missing value) (x)"
 
 
 def test_a_set_column_counts_the_rows_with_another_value_and_rejects_what_it_cannot_read(tmp_path: Path) -> None:
@@ -143,8 +144,8 @@ def test_without_a_key_at_both_ends_only_rows_are_counted(tmp_path: Path) -> Non
     )
     assert count.steps[0].to_json() | {"words": ""} == {
         "step": 1, "does": "sql", "table": "by_day", "rows_in": {"weather": 3}, "rows_out": 2, "base": None,
-        "dropped": None, "added": None, "multiplied": None, "changed": {}, "quarantined": 0, "new": [], "because": None,
-        "words": "",
+        "dropped": None, "missing": 0, "added": None, "multiplied": None, "changed": {}, "quarantined": 0, "new": [],
+        "because": None, "words": "",
     }  # fmt: skip
     assert count.steps[0].words == "weather 3 -> by_day 2 rows"
 

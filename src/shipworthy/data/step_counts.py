@@ -24,6 +24,7 @@ class StepCount:
     rows_out: int
     base: str | None = None  # the table whose rows went on
     dropped: int | None = None  # rows of `base` that did not
+    missing: int = 0  # of those dropped: rows in which the condition of `keep` is missing
     added: int | None = None  # rows of no row of `base`
     multiplied: int | None = None  # rows of `base` that became several
     changed: Mapping[str, int] = field(default_factory=dict)  # column -> rows with another value than in `base`
@@ -41,6 +42,7 @@ class StepCount:
             "rows_out": self.rows_out,
             "base": self.base,
             "dropped": self.dropped,
+            "missing": self.missing,
             "added": self.added,
             "multiplied": self.multiplied,
             "changed": dict(self.changed),
@@ -62,7 +64,8 @@ class StepCount:
         made = f"{self.table} " if base != self.table else ""
         if base == self.table and self.rows_in[base] == self.rows_out:
             before = f"{base} "
-        counts = {"dropped": self.dropped, "added": self.added, "to quarantine": self.quarantined}
+        dropped = "dropped" + (f" ({self.missing:,} for a missing value)" if self.missing else "")
+        counts = {dropped: self.dropped, "added": self.added, "to quarantine": self.quarantined}
         parts = [f"{count:,} {words}" for words, count in counts.items() if count]
         if self.multiplied:
             others = [name for name in self.rows_in if name != base]
@@ -89,6 +92,7 @@ def count_declared(number: int, step: Step, before: pl.DataFrame, after: Stepped
         rows_out=after.frame.height,
         base=table,
         dropped=before.height - after.frame.height - rejected,
+        missing=after.missing,
         added=0,
         multiplied=0,
         changed=after.changed,

@@ -31,6 +31,7 @@ class Stepped:
     frame: pl.DataFrame
     rows: pl.Series  # of the table before, from 0: which stand in `frame`
     changed: Mapping[str, int] = field(default_factory=dict)  # column -> rows in which it has another value
+    missing: int = 0  # rows that `keep` drops because its condition is missing
     rejected: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=REJECTED))  # `at` in the table before
 
 
@@ -71,8 +72,9 @@ def take_step(step: Step, frame: pl.DataFrame, scope: Mapping[str, Kind], known:
 def _keep(condition: str, frame: pl.DataFrame, columns: "_Columns") -> Stepped:
     expression = parse_expression(condition, columns.scope)
     typed = columns.read(expression.columns)
-    stay = typed.rows.filter(evaluate(expression, typed.values, columns.zones()).fill_null(False))
-    return Stepped(frame[stay], stay, rejected=typed.rejected)
+    holds = evaluate(expression, typed.values, columns.zones())
+    stay = typed.rows.filter(holds.fill_null(False))
+    return Stepped(frame[stay], stay, missing=holds.null_count(), rejected=typed.rejected)
 
 
 def _set(settings: Mapping[str, str], frame: pl.DataFrame, columns: "_Columns") -> Stepped:
@@ -85,7 +87,7 @@ def _set(settings: Mapping[str, str], frame: pl.DataFrame, columns: "_Columns") 
         values.append(value)
         if name in frame.columns:
             changed[name] = _count_changed(columns.as_kind(before[name], kind_of(expression)), value)
-    return Stepped(before.with_columns(values), typed.rows, changed, typed.rejected)
+    return Stepped(before.with_columns(values), typed.rows, changed, rejected=typed.rejected)
 
 
 def _distinct(step: Step, frame: pl.DataFrame, columns: "_Columns") -> Stepped:

@@ -12,7 +12,7 @@ from shipworthy.contract.types import Contract
 from shipworthy.data.findings import find_all
 from shipworthy.data.health import Judgement
 from shipworthy.data.origins import trace, trace_columns
-from shipworthy.data.point_in_time import Proof
+from shipworthy.data.point_in_time import Proof, watched_sources
 from shipworthy.data.prepare import Prepared, prepare, prove_point_in_time
 from shipworthy.data.profile import pack_profile, profile_json
 from shipworthy.data.references import find_orphans, judge_orphans
@@ -225,7 +225,8 @@ def _prepared(shipping: Shipping, reads: Mapping[str, SourceRead]) -> tuple[Prep
     contract, root, environment = shipping.contract, shipping.parts.project.root, shipping.environment
     with work_folder(shipping.parts, "prepare") as work:
         prepared = prepare(contract, reads, root, work=work, environment=environment)
-        shipping.tell("ingest", "preparing again, on what was known at a time")
+        if contract.data.steps and watched_sources(contract):
+            shipping.tell("ingest", "preparing again, on what was known at a time")
         proof = prove_point_in_time(contract, reads, prepared.frame, root, work=work, environment=environment)
     return prepared, proof
 
