@@ -1,6 +1,7 @@
 """Declared steps: what stays, what changes and what goes to quarantine, each row counted once."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,16 @@ def test_rows_that_sql_drops_adds_and_changes_are_counted_by_key(tmp_path: Path)
     )
     count = done(tmp_path, {"table": "flights", "sql": text}).steps[0]
     assert (count.dropped, count.added, count.multiplied, count.changed) == (1, 1, 0, {"dep": 1})
+
+
+def test_rows_in_another_order_are_the_same_rows(tmp_path: Path) -> None:
+    changed = "case when cancelled = '1' then '2' else cancelled end as cancelled"
+    text = f"select id, dep, {changed} from flights order by id desc"
+    first = {"table": "flights", "distinct": ["id"]}
+    count = done(tmp_path, first, {"sql": text}).steps[1]
+    assert (count.dropped, count.added, count.multiplied, count.changed) == (0, 0, 0, {"cancelled": 1})
+    kept = done(tmp_path, first, {"sql": text.replace(" order by id desc", "")}).steps[1]
+    assert replace(kept, rows_in=count.rows_in) == count
 
 
 def test_without_a_key_at_both_ends_only_rows_are_counted(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -10,6 +10,7 @@ import polars as pl
 from shipworthy.contract.types import Step, StepVerb
 from shipworthy.data.steps import Stepped
 
+_Pairs = tuple[pl.Series, pl.Series]  # places of the same row in two tables
 _SHOWN_COLUMNS = 4  # of those that a step changed, in a line
 
 
@@ -123,24 +124,41 @@ def count_made(
     if key is None or base is None:
         return plain
     before = tables[base]
-    counts = _per_key(before, key).join(_per_key(frame, key), on=key, how="full", suffix="_out", coalesce=True)
-    counts = counts.with_columns(pl.col("rows", "rows_out").fill_null(0))
-    known, gone = pl.col("rows") > 0, pl.col("rows") - pl.col("rows_out")
-    dropped, added, multiplied = counts.select(
-        pl.when(known & (gone > 0)).then(gone).sum().alias("dropped"),
-        pl.when(~known).then("rows_out").sum().alias("added"),
-        (known & (gone < 0)).sum().alias("multiplied"),
-    ).row(0)
-    return StepCount(
-        plain.step, plain.verb, plain.table, plain.rows_in, plain.rows_out,
+    rows, rows_out = before[key].cast(pl.String), frame[key].cast(pl.String)
+    dropped, added, multiplied, pairs = _unmoved(rows) if rows.equals(rows_out) else _matched(rows, rows_out)
+    return replace(
+        plain,
         base=base,
         dropped=dropped,
         added=added,
         multiplied=multiplied,
-        changed=_changed(before, frame, key),
+        changed=_changed(before, frame, key, pairs),
         new=_new(before, frame),
-        because=step.because,
-    )  # fmt: skip
+    )
+
+
+def _unmoved(rows: pl.Series) -> tuple[int, int, int, _Pairs]:
+    """Of a table whose keys stand as they did, as most joins leave them."""
+    every = pl.int_range(len(rows), eager=True)
+    return 0, 0, 0, (every, every)
+
+
+def _matched(rows: pl.Series, rows_out: pl.Series) -> tuple[int, int, int, _Pairs]:
+    """Rows that were dropped, added and multiplied, and the pairs of rows whose key stands once at both ends."""
+    one, other = (
+        keys.to_frame("key").with_row_index("at").drop_nulls().group_by("key").agg(rows=pl.len(), at=pl.first("at"))
+        for keys in (rows, rows_out)
+    )
+    both = one.join(other, on="key", how="full", suffix="_out", coalesce=True)
+    both = both.with_columns(pl.col("rows", "rows_out").fill_null(0).cast(pl.Int64))
+    known, gone = pl.col("rows") > 0, pl.col("rows") - pl.col("rows_out")
+    dropped, added, multiplied = both.select(
+        pl.when(known & (gone > 0)).then(gone).sum().alias("dropped"),
+        pl.when(~known).then("rows_out").sum().alias("added"),
+        (known & (gone < 0)).sum().alias("multiplied"),
+    ).row(0)
+    once = both.filter((pl.col("rows") == 1) & (pl.col("rows_out") == 1))
+    return dropped, added, multiplied, (once["at"], once["at_out"])
 
 
 def _named(step: Step, tables: Mapping[str, pl.DataFrame]) -> list[str]:
@@ -161,19 +179,14 @@ def _new(before: pl.DataFrame, after: pl.DataFrame) -> tuple[str, ...]:
     return tuple(name for name in after.columns if name not in before.columns)
 
 
-def _per_key(frame: pl.DataFrame, key: str) -> pl.DataFrame:
-    return (
-        frame.select(pl.col(key).cast(pl.String)).drop_nulls().group_by(key).agg(pl.len().cast(pl.Int64).alias("rows"))
-    )
-
-
-def _changed(before: pl.DataFrame, after: pl.DataFrame, key: str) -> dict[str, int]:
-    """Of columns at both ends that are of one type: rows whose value differs, of keys that stand once at both ends."""
-    shared = [name for name, kind in before.schema.items() if name != key and after.schema.get(name) == kind]
-    shared = [name for name in shared if not before.schema[name].is_nested()]
-    if not shared:
-        return {}
-    once = [frame.select(pl.col(key).cast(pl.String), *shared).unique(key, keep="none") for frame in (before, after)]
-    both = once[0].join(once[1], on=key, suffix="\n")  # no column ends so
-    counts = both.select(pl.col(name).ne_missing(pl.col(f"{name}\n")).sum() for name in shared)
-    return {name: count for name, count in zip(shared, counts.row(0), strict=True) if count}
+def _changed(before: pl.DataFrame, after: pl.DataFrame, key: str, pairs: _Pairs) -> dict[str, int]:
+    """Of columns at both ends that are of one type: paired rows whose value differs."""
+    counts = {}
+    for name, kind in before.schema.items():
+        if name == key or after.schema.get(name) != kind or kind.is_nested():
+            continue
+        was, now = before[name], after[name]
+        if was.equals(now):  # as most columns
+            continue
+        counts[name] = int(was[pairs[0]].ne_missing(now[pairs[1]]).sum())
+    return {name: count for name, count in counts.items() if count}
