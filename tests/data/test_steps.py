@@ -140,8 +140,10 @@ def test_rows_that_sql_drops_adds_and_changes_are_counted_by_key(tmp_path: Path)
 
 
 def test_rows_in_another_order_are_the_same_rows(tmp_path: Path) -> None:
-    changed = "case when cancelled = '1' then '2' else cancelled end as cancelled"
-    text = f"select id, dep, {changed} from flights order by id desc"
+    text = (
+        "select id, dep, case when cancelled = '1' then '2' else cancelled end as cancelled "
+        "from flights order by id desc"
+    )
     first = {"table": "flights", "distinct": ["id"]}
     count = done(tmp_path, first, {"sql": text}).steps[1]
     assert (count.dropped, count.added, count.multiplied, count.changed) == (0, 0, 0, {"cancelled": 1})
