@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from shipworthy.data.origins import Origin, find_line, find_row, read_origins, trace
+from shipworthy.data.prepare import Prepared, prepare
 from shipworthy.data.sources import SourceRead, read_file
 from shipworthy.data.validate import validate
 from shipworthy.kernel.errors import IntegrityError
@@ -22,7 +23,9 @@ def traced(make, frame: pl.DataFrame, *reads: SourceRead, context=KEY, root=None
     malformed = pl.concat([read.malformed for read in reads])
     validated = validate(contract, frame, malformed=malformed)
     by_name = {read.name: read for read in reads}
-    return read_origins(trace(contract, by_name, frame, validated, root or reads[0].path.parent)), validated
+    one = {reads[0].name: pl.int_range(frame.height, eager=True)} if frame is reads[0].frame else {}
+    prepared = Prepared(frame, rows=one if len(reads) == 1 and contract.data.prepare is None else {})
+    return read_origins(trace(contract, by_name, prepared, validated, root or reads[0].path.parent)), validated
 
 
 def test_a_row_is_found_from_its_line_and_back(make, tmp_path: Path):
@@ -155,3 +158,16 @@ def test_runs_stay_few(make, tmp_path: Path):
 def test_what_is_no_table_of_origins_is_refused():
     with pytest.raises(IntegrityError, match="do not hold a table"):
         read_origins(b"PAR1 or not")
+
+
+def test_rows_behind_declared_steps_are_traced_without_a_key(make, tmp_path: Path):
+    file = tmp_path / "loans.csv"
+    file.write_text("income,repaid\n1,0\n2,1\n3,0\n-5,1\n3,1\n")
+    read = read_file("loans", file)
+    steps = [{"keep": "income != 2"}, {"set": {"income": "income * 10"}}]
+    contract = make(data={"sources": {"loans": {"path": "loans.csv"}}, "prepare": steps})
+    prepared = prepare(contract, {"loans": read}, tmp_path, work=tmp_path, environment={})
+    runs = read_origins(trace(contract, {"loans": read}, prepared, validate(contract, prepared.frame), tmp_path))
+    assert [[(o.prepared, o.row) for o in find_line(runs, "loans.csv", line)] for line in range(2, 7)] == [
+        [(1, 1)], [], [(2, 2)], [(3, None)], [(4, 3)],
+    ]  # fmt: skip

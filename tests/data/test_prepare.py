@@ -23,7 +23,7 @@ def reads(tmp_path: Path) -> Any:
 def prepare(contract: Any, reads: Any, root: Path) -> pl.DataFrame:
     work = root / "work"
     work.mkdir()
-    return prepared.prepare(contract, reads, root, work=work, environment={**os.environ, "SEEN": "yes"})
+    return prepared.prepare(contract, reads, root, work=work, environment={**os.environ, "SEEN": "yes"}).frame
 
 
 def preparing(make: Any, text: Any) -> Any:
@@ -42,9 +42,19 @@ def test_sql_joins_the_sources(make: Any, reads: Any, tmp_path: Path) -> None:
 
 def test_the_users_function_gets_frames_by_name(make: Any, reads: Any, tmp_path: Path) -> None:
     (tmp_path / "prepare.py").write_text(
-        "def prepare(sources):\n    return sources['loans'].lazy().join(sources['scores'].lazy(), on='id')\n"
+        "def prepare(sources):\n    return sources['loans'].join(sources['scores'], on='id')\n"
     )
     assert prepare(preparing(make, "prepare.py:prepare"), reads, tmp_path).rows() == [("1", "10", "5")]
+
+
+def test_the_users_function_gets_lazy_frames_and_may_return_either(make: Any, reads: Any, tmp_path: Path) -> None:
+    (tmp_path / "prepare.py").write_text(
+        "import polars\n"
+        "def prepare(sources):\n"
+        "    assert all(isinstance(frame, polars.LazyFrame) for frame in sources.values())\n"
+        "    return sources['loans'].collect()\n"
+    )
+    assert prepare(preparing(make, "prepare.py:prepare"), reads, tmp_path).equals(reads["loans"].frame)
 
 
 def test_the_users_function_has_a_process_of_its_own(make: Any, reads: Any, tmp_path: Path) -> None:
@@ -62,7 +72,20 @@ FAULTY = {
     "raises": ("def prepare(s):\n    x = 1\n    return s['nothing']\n", "prepare.py line 3: prepare raised KeyError"),
     "syntax": ("def prepare(s)\n    pass\n", "prepare.py line 1: importing raised SyntaxError"),
     "at import": ("x = 1\n1 / 0\n", "prepare.py line 2: importing raised ZeroDivisionError"),
-    "nonsense": ("def prepare(s):\n    return 5\n", "returned int; it must return a polars DataFrame"),
+    "later": (
+        "import polars as pl\ndef prepare(s):\n    return s['loans'].select(pl.col('nothing'))\n",
+        r"prepare raised ColumnNotFoundError: unable to find column \"nothing\"; valid columns: .*\]$",
+    ),
+    "rows of a lazy frame": (
+        "def prepare(s):\n    s['loans'].filter(True)\n    return s['loans'].to_dicts()\n",
+        r"line 3: prepare raised AttributeError: .*; the frames are lazy \(polars LazyFrame\): call \.collect\(\)$",
+    ),
+    "a column of a lazy frame": (
+        "def prepare(s):\n    return s['loans']['id']\n",
+        r"line 2: prepare raised TypeError: .*; the frames are lazy \(polars LazyFrame\): call \.collect\(\)$",
+    ),
+    "length of a lazy frame": ("def prepare(s):\n    return len(s['loans'])\n", r"the frames are lazy"),
+    "nonsense": ("def prepare(s):\n    return 5\n", "returned int; it must return a polars LazyFrame or DataFrame"),
     "no function": ("x = 1\n", "has no function prepare"),
     "ends": ("import os\ndef prepare(s):\n    os._exit(3)\n", r"prepare ended its process \(3\)"),
     "no rows": ("def prepare(s):\n    return s['loans'].head(0)\n", "left no rows"),

@@ -25,7 +25,8 @@ def flights(destination: Path, every: int = 10) -> Path:
     write_side_tables(destination.parent / "sides")
     for file in (destination.parent / "sides").iterdir():
         sources[file.stem] = pl.read_csv(file, infer_schema=False, null_values="NA")
-    joined = story.prepare(sources)  # type: ignore[no-untyped-call]  # what a user writes has no types
+    lazy = {name: frame.lazy() for name, frame in sources.items()}
+    joined = story.prepare(lazy).collect()  # type: ignore[no-untyped-call]  # what a user writes has no types
     joined.gather_every(every).write_csv(destination)
     return destination
 

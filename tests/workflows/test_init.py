@@ -51,7 +51,8 @@ def train(report: InitReport) -> tuple[Contract, float, float]:
         name: read_source(name, source, report.directory, numbers=number_columns(contract))
         for name, source in contract.data.sources.items()
     }
-    validated = validate(contract, prepare(contract, reads, report.directory, work=report.directory, environment={}))
+    prepared = prepare(contract, reads, report.directory, work=report.directory, environment={})
+    validated = validate(contract, prepared.frame)
     judge_batch(contract, validated, now=0.0)
     parts = split(contract, validated.accepted, contract.training.seed)
     matrix, truth = encode(contract, validated.accepted), target_array(contract, validated.accepted)

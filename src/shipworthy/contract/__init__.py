@@ -18,5 +18,6 @@ __all__ = [
     "schema",
     "sense",
     "spelling",
+    "steps",
     "types",
 ]

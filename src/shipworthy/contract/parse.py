@@ -285,8 +285,10 @@ def _located(loc: Path, reading: _Reading) -> tuple[Path, Node, Path]:
             node = node.entries[str(part)].node
         elif isinstance(node, Listing) and isinstance(part, int) and part < len(node.items):
             node = node.items[part]
-        elif part in ("outcomes", "limits") and isinstance(node, Table):
-            continue
+        elif (part in ("outcomes", "limits") and isinstance(node, Table)) or (
+            part == "list" and isinstance(node, Listing)
+        ):
+            continue  # what only the types call so
         else:
             return tuple(path), node, loc[number:]
         path.append(part)

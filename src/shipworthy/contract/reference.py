@@ -119,10 +119,12 @@ def _below(annotation: Any) -> type[Section] | None:
 
 
 def _suffix(annotation: Any) -> str:
-    choice = alternatives(annotation)[0]
-    if get_origin(choice) is dict:
-        return f".{_name_of_keys(choice)}"
-    return "[]" if get_origin(choice) is tuple else ""
+    for choice in alternatives(annotation):
+        if get_origin(choice) is dict:
+            return f".{_name_of_keys(choice)}"
+        if get_origin(choice) is tuple:
+            return "[]"
+    return ""
 
 
 def _name_of_keys(mapping: Any) -> str:

@@ -72,7 +72,11 @@ def _without_titles(node: Any) -> Any:
         return [_without_titles(part) for part in node]
     if not isinstance(node, dict):
         return node
-    closed = {key: _without_titles(part) for key, part in node.items() if key != "title" or not isinstance(part, str)}
+    closed = {
+        "anyOf" if key == "oneOf" else key: _without_titles(part)  # what differs by its kind needs no count
+        for key, part in node.items()
+        if key != "title" or not isinstance(part, str)
+    }
     if "patternProperties" in closed and "additionalProperties" not in closed:
         closed["additionalProperties"] = False
     return closed

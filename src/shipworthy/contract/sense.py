@@ -13,6 +13,7 @@ from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, answe
 from shipworthy.contract.nodes import Path
 from shipworthy.contract.patterns import Pattern
 from shipworthy.contract.quantities import format_size
+from shipworthy.contract.steps import check_prepare
 from shipworthy.contract.types import (
     LOSSES,
     METRICS,
@@ -49,8 +50,6 @@ BOUNDED = frozenset({"roc_auc", "average_precision", "accuracy", "balanced_accur
 _ROLE_TYPES = {"time": ("datetime",), "key": ("text", "int", "category"), "subject": ("text", "int", "category")}
 _EXACT_WHOLE = 2**53  # from here on float64 skips whole numbers
 _MAX_GUESSES = 50  # so that data of another kind altogether is told quickly
-_ENTRY = re.compile(r"[\w./-]+\.py:[A-Za-z_]\w*", re.ASCII)
-_SQL = re.compile(r"\s*(select|with)\b", re.IGNORECASE)
 
 
 class Report(Protocol):
@@ -384,10 +383,11 @@ def _check_data(draft: Draft, report: Report) -> None:
             f"{count} sources need prepare, which makes one frame of them: prepare: prepare.py:prepare",
             at_key=True,
         )
-    if prepare is not None and not (_ENTRY.fullmatch(prepare) or _SQL.match(prepare)):
-        report(("data", "prepare"), f"expected file.py:function or a SQL text (select …), not {prepare[:60]!r}")
-    elif prepare is not None and _ENTRY.fullmatch(prepare):
-        _check_inside(prepare, ("data", "prepare"), report)
+    if prepare is not None:
+        columns = {**{name: column.type for _, name, column in draft.inputs()}, **_kind_of_target(draft)}
+        whole = all(draft.is_sound(section) for section in ("features", "context", "target"))
+        check_prepare(draft.data, columns if whole else None, report)
+    _check_times(draft, report)
     _check_keys(draft.data, report)
     _check_together(draft, report)
     _check_volume(draft.data, report)
@@ -397,6 +397,21 @@ def _check_data(draft: Draft, report: Report) -> None:
         report(
             ("data", "accept", "age"), "the age of the newest row needs a context column with role: time", at_key=True
         )
+
+
+def _kind_of_target(draft: Draft) -> dict[str, Kind]:
+    if draft.target is None:
+        return {}
+    return {draft.target.column: "float" if draft.target.type == "regression" else "category"}
+
+
+def _check_times(draft: Draft, report: Report) -> None:
+    for name, source in draft.data.sources.items() if draft.data else ():
+        path = ("data", "sources", name)
+        if source.delay is not None and source.time is None:
+            report((*path, "delay"), "a delay goes with time: when a row became known", at_key=True)
+        if source.time is not None and draft.is_sound("context") and not draft.with_role("time"):
+            report((*path, "time"), "it is held against the row's own time: a context column with role: time")
 
 
 def _check_keys(data: Data, report: Report) -> None:

@@ -4,9 +4,10 @@ Durations are seconds, shares fractions, sizes bytes. What only makes sense betw
 `parse`, which reports all problems at once.
 """
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from shipworthy.contract.quantities import Duration, Multiple, Share, Size, Sum
 
@@ -17,6 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)
 SystemName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1)]
 Entry = Annotated[str, Field(pattern=r"^[\w./-]+\.py:[A-Za-z_]\w*$")]
+ENTRY = re.compile(r"[\w./-]+\.py:[A-Za-z_]\w*", re.ASCII)  # as `Entry`, to tell it from SQL
 PythonFile = Annotated[str, Field(pattern=r"^[\w./-]+\.py$")]
 _SOURCE_COLUMN = r"^[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*$"
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -60,6 +62,11 @@ def _is_absent(value: Any) -> bool:
 def _is_missing(value: Any) -> bool:
     """Whether an unlisted category is taken as missing, which says nothing of a column that is no category."""
     return bool(value == "missing")
+
+
+def _is_refuse(value: Any) -> bool:
+    """As `_is_absent`, for what is refused unless the contract says otherwise."""
+    return bool(value == "refuse")
 
 
 class Section(BaseModel):
@@ -174,6 +181,14 @@ class Source(Section):
     rows: RowLimits | None = Field(None, description="how many rows the source must have, before any is judged")
     size: MaxSize | None = Field(None, description="how large what is fetched may be; 10GB without it")
     store: ObjectStore | None = Field(None, description="how an object store is reached")
+    time: Name | None = Field(
+        None,
+        description="column that says when a row became known; `ship` then proves that no feature sees later rows",
+        exclude_if=_is_absent,
+    )
+    delay: Duration | None = Field(
+        None, description="a row became known so much after its `time`", exclude_if=_is_absent
+    )
     broken: Literal["refuse", "without", "last_good"] = Field(
         "refuse",
         description="what happens when it cannot be read or breaks a promise. `refuse`: nothing is ingested; "
@@ -196,6 +211,12 @@ class Accept(Section):
         "warn",
         description="what becomes of a batch that is unlike the snapshots before it: `warn` accepts it and alerts, "
         "`refuse` keeps the last snapshot",
+    )
+    future: Literal["refuse", "note"] = Field(
+        "refuse",
+        description="what becomes of a batch in which a feature sees rows that became known only later, by the `time` "
+        "of the sources: `refuse` keeps the last snapshot, `note` accepts it and says so",
+        exclude_if=_is_refuse,
     )
 
 
@@ -234,12 +255,80 @@ class Keep(Section):
     for_: Duration | None = Field(None, alias="for", description="younger ones stay; with `versions`, either is enough")
 
 
+StepVerb = Literal["keep", "set", "distinct", "sql", "run"]
+ReadAs = Literal["float", "int", "bool", "text", "datetime"]
+PREPARED = "prepared"  # what the table of a first step is called that names none
+_LIST, _TEXT = "list", "text"
+
+
+class Step(Section):
+    """One step of `prepare`: it does one of `keep`, `set`, `distinct`, `sql` and `run`."""
+
+    table: Name | None = Field(
+        None,
+        description="the table that it makes or replaces; without it that of the step before, or the one source",
+    )
+    keep: Text | None = Field(
+        None, description="condition: rows where it is true stay, others, and those where it is missing, are dropped"
+    )
+    set_: Annotated[dict[Name, Text], Field(min_length=1)] | None = Field(
+        None, alias="set", description="column to expression over the row as it was before the step"
+    )
+    distinct: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        None, description="columns that together name a row: one row of each stays, the first or the `latest`"
+    )
+    latest: Name | None = Field(
+        None,
+        description="with `distinct`: the column whose greatest value tells what stays; of equals the last row",
+    )
+    sql: Text | None = Field(None, description="SQL over all tables; the answer is the table")
+    run: Entry | None = Field(
+        None, description="`file.py:function`: gets all tables as polars LazyFrames, by name, and returns one"
+    )
+    types: dict[Name, ReadAs] = Field(
+        {},
+        description="how columns are read by the expressions of this step and of later ones on the table; those of the "
+        "contract have the contract's type",
+    )
+    by_caller: bool = Field(
+        False, description="with `set` of a feature: callers send it set in this way already; else `check` warns"
+    )
+    because: Text | None = Field(None, description="the reason, told with what was counted")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything in it that names columns, but for a function's code."""
+        settings = self.set_ or {}
+        named = (self.keep, self.latest, self.sql, *settings, *settings.values(), *(self.distinct or ()))
+        return tuple(text for text in named if text is not None)
+
+    @property
+    def verbs(self) -> tuple[StepVerb, ...]:
+        """What it does: one thing, in a contract that makes sense."""
+        given: dict[StepVerb, Any] = {
+            "keep": self.keep, "set": self.set_, "distinct": self.distinct, "sql": self.sql, "run": self.run,
+        }  # fmt: skip
+        return tuple(verb for verb, value in given.items() if value is not None)
+
+
+def _prepare_kind(value: Any) -> str:
+    return _LIST if isinstance(value, tuple | list) else _TEXT
+
+
+Prepare = Annotated[
+    Annotated[Text, Tag(_TEXT)] | Annotated[tuple[Step, ...], Field(min_length=1), Tag(_LIST)],
+    Discriminator(_prepare_kind),
+]
+
+
 class Data(Section):
     """Sources, how they become one frame, and what a batch must satisfy."""
 
     sources: Annotated[dict[Name, Source], Field(min_length=1)] = Field(description="name to source")
-    prepare: Text | None = Field(
-        None, description="makes one frame of the sources: `file.py:function` (polars frames in, one out) or a SQL text"
+    prepare: Prepare | None = Field(
+        None,
+        description="makes one frame of the sources: `file.py:function` (polars LazyFrames in, one out), a SQL text, "
+        "or a list of [steps](data.md#prepare)",
     )
     keys: tuple[KeyRule, ...] = Field(
         (), description="what must hold between sources, before they are prepared", exclude_if=_is_absent
@@ -255,6 +344,27 @@ class Data(Section):
         description="which versions `data compact` leaves; one that a release or a tag refers to stays, and the newest",
     )
     watch: Watch = Field(Watch(), description="how a batch is held against the snapshots before it")
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What `prepare` does, in order, each step with the table that it makes; a text is one step."""
+        if self.prepare is None:
+            return ()
+        table = next(iter(self.sources)) if len(self.sources) == 1 else PREPARED
+        if isinstance(self.prepare, str):
+            text = self.prepare.strip()
+            is_code = ENTRY.fullmatch(text) is not None
+            return (Step(table=table, run=text) if is_code else Step(table=table, sql=text),)
+        named = []
+        for step in self.prepare:
+            table = step.table or table
+            named.append(step.model_copy(update={"table": table}))
+        return tuple(named)
+
+    @property
+    def prepare_files(self) -> tuple[str, ...]:
+        """The project's files that hold code of `prepare`."""
+        return tuple(dict.fromkeys(step.run.partition(":")[0] for step in self.steps if step.run is not None))
 
 
 class Column(Section):

@@ -1,7 +1,8 @@
 """Origins: the line of a source that each row of a snapshot came from, as runs of rows.
 
-Without `data.prepare` every row is traced. Behind it a row is traced into sources that `prepare` kept row for row, or
-put one below the other, and else to the source's row of the same key, where that key stands once at both ends.
+Without `data.prepare`, and behind declared steps on one source, every row is traced. Behind SQL and functions a row is
+traced into sources that were kept row for row, or put one below the other, and else to the source's row of the same
+key, where that key stands once at both ends.
 """
 
 import io
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from shipworthy.contract.expressions import parse_expression
 from shipworthy.contract.types import Contract, Source
 from shipworthy.data.columns import kinds
+from shipworthy.data.prepare import Prepared
 from shipworthy.data.sources import SourceRead
 from shipworthy.data.validate import Validated
 from shipworthy.kernel.errors import IntegrityError
@@ -48,24 +50,33 @@ class Origin:
 
 
 def trace(
-    contract: Contract, reads: Mapping[str, SourceRead], frame: pl.DataFrame, validated: Validated, root: Path
+    contract: Contract,
+    reads: Mapping[str, SourceRead],
+    prepared: Prepared,
+    validated: Validated,
+    root: Path,
 ) -> bytes:
     """The runs of rows that came from each source, as Parquet with the columns `RUNS`; no values of any row.
 
     Args:
         contract: says whether rows were prepared, and names the key.
         reads: of every source.
-        frame: the prepared rows.
+        prepared: the prepared rows, and of declared steps alone which rows of the source they are.
         validated: what became of them.
         root: of the project, from which files are named.
     """
+    frame = prepared.frame
     rows = _snapshot_rows(frame.height, validated)
     found = [pl.DataFrame(schema=RUNS)]
     is_union, offset = sum(read.frame.height for read in reads.values()) == frame.height, 0
     for name, read in reads.items():
         part = frame[offset : offset + read.frame.height] if is_union else frame
-        kept = contract.data.prepare is None or _is_kept(read.frame, part)
-        places = _kept(frame.height, part.height, offset if is_union else 0) if kept else _keyed(contract, read, frame)
+        if name in prepared.rows:
+            places: NDArray[np.int64] | None = prepared.rows[name].cast(pl.Int64).to_numpy()
+        elif _is_kept(read.frame, part):
+            places = _kept(frame.height, part.height, offset if is_union else 0)
+        else:
+            places = _keyed(contract, read, frame)
         offset += read.frame.height
         before, named = 0, {}
         for file, piece in zip_longest(read.files, _parts(contract.data.sources[name], read, root)):

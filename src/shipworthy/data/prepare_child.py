@@ -1,6 +1,6 @@
 """The process that runs the user's `prepare` function: `python -m shipworthy.data.prepare_child WORK`.
 
-It reads the sources' frames from the folder, calls the function, and writes the one frame back.
+It hands the function the folder's tables as lazy frames over memory-mapped files, and writes the one frame back.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ JOB, SOURCES, RESULT, FAILURE = "job.json", "sources", "result.arrow", "failure.
 def main(work: Path) -> int:
     """Run the job of the folder; what the user's code did wrong stands there in words."""
     job = json.loads((work / JOB).read_text())
-    frames = {name: pl.read_ipc((work / SOURCES / f"{name}.arrow").read_bytes()) for name in job["sources"]}
+    frames = {name: pl.scan_ipc(work / SOURCES / f"{name}.arrow", glob=False) for name in job["sources"]}
     try:
         frame = _call(Path(job["path"]), job["name"], frames)
     except DataError as error:
@@ -33,24 +33,34 @@ def main(work: Path) -> int:
     return 0
 
 
-def _call(path: Path, name: str, frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def _call(path: Path, name: str, frames: dict[str, pl.LazyFrame]) -> pl.DataFrame:
     function = _function(path, name)
     try:
         frame = function(frames)
+        if isinstance(frame, pl.LazyFrame):
+            frame = frame.collect()  # not by the streaming engine: it keeps no order of rows
     except Exception as error:  # user code may raise anything; named with its line
-        raise DataError(f"{_place(error, path)}: {name} raised {type(error).__name__}: {error}") from error
-    if isinstance(frame, pl.LazyFrame):
-        frame = frame.collect()
+        place = _place(error, path)
+        words = str(error).partition("\n")[0]  # the engine says its whole plan
+        raise DataError(f"{place}: {name} raised {type(error).__name__}: {words}{_lazy(error)}") from error
     if not isinstance(frame, pl.DataFrame):
-        raise DataError(f"{path}: {name} returned {type(frame).__name__}; it must return a polars DataFrame")
+        raise DataError(
+            f"{path}: {name} returned {type(frame).__name__}; it must return a polars LazyFrame or DataFrame"
+        )
     return frame
 
 
-def _function(path: Path, name: str) -> Callable[[dict[str, pl.DataFrame]], object]:
+def _lazy(error: Exception) -> str:
+    """What to do about code that takes a lazy frame for one with rows."""
+    is_about = isinstance(error, AttributeError | TypeError) and "LazyFrame" in str(error)
+    return "; the frames are lazy (polars LazyFrame): call .collect()" if is_about else ""
+
+
+def _function(path: Path, name: str) -> Callable[[dict[str, pl.LazyFrame]], object]:
     function = getattr(_module(path), name, None)
     if not callable(function):
         raise DataError(f"{path} has no function {name}; data.prepare names it")
-    loaded: Callable[[dict[str, pl.DataFrame]], object] = function
+    loaded: Callable[[dict[str, pl.LazyFrame]], object] = function
     return loaded
 
 

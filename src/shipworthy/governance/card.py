@@ -39,6 +39,8 @@ class DataFacts:
     sources: Mapping[str, str] = field(default_factory=dict)  # name -> digest of what was read
     questions: Sequence[str] = ()  # that the rows raise
     broken: Mapping[str, str] = field(default_factory=dict)  # name -> what stood in for a source that was broken
+    steps: Sequence[str] = ()  # of `data.prepare`, with what each did to how many rows
+    future: str | None = None  # whether features see it; None where no source says when rows were known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,8 @@ def _data(data: DataFacts) -> str:
     lines = [f"- snapshot `{data.snapshot}`: {data.rows:,} rows accepted"]
     lines += [f"- source {name}: `{digest}`" for name, digest in sorted(data.sources.items())]
     lines += [f"- **source {name} was broken**: {words}" for name, words in sorted(data.broken.items())]
+    lines += [f"- step {number}: {words}" for number, words in enumerate(data.steps, 1)]
+    lines += [] if data.future is None else [f"- {data.future}"]
     lines.append(f"- {data.quarantined:,} rows quarantined ({share:.2%})")
     by_count = sorted(data.reasons.items(), key=lambda item: (-item[1], item[0]))
     lines += [f"  - {reason}: {count:,}" for reason, count in by_count]

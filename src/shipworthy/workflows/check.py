@@ -3,7 +3,7 @@
 import ast
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shipworthy.contract.expressions import did_you_mean
 from shipworthy.contract.parse import parse_contract
+from shipworthy.contract.steps import column_kinds, columns_read, step_scopes
 from shipworthy.contract.types import Contract, Source
 from shipworthy.data.attempts import run_together
 from shipworthy.kernel.errors import DataError, ShipworthyError, SourceError, TrainingError, UsageError
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from shipworthy.data.findings import Finding
 
 
-QUESTIONS = ("leak", "constant", "duplicate", "sentinel", "proxy", "contamination", "label noise")  # kinds of findings
+SKEW = "skew"  # in a report's lines: training would see other values than the server
+QUESTIONS = ("leak", "constant", "duplicate", "sentinel", "proxy", "contamination", "label noise", SKEW)  # not yet well
 
 LOOKED_AT = 100_000  # rows at most, for a second's worth of questions
 
@@ -55,10 +57,47 @@ def check(project: Project) -> CheckReport:
     lines = [("contract", f"{contract.system}, {len(contract.features)} features, target {contract.target.column}")]
     lines += [(f"{'source' if look.is_there else BROKEN} {name}", look.words) for name, look in looks.items()]
     lines.append(("training", _find_function(project, contract.training.entry, "training.entry")))
-    if contract.data.prepare and ".py:" in contract.data.prepare:
-        lines.append(("prepare", _find_function(project, contract.data.prepare, "data.prepare")))
+    lines += _prepare_lines(project, contract, columns)
     lines += [(found.kind, found.words) for found in find_questions(project, contract)]
     return CheckReport(contract.system, tuple(lines))
+
+
+def _prepare_lines(
+    project: Project, contract: Contract, columns: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, str]]:
+    """The code of `prepare`, what training would see otherwise than the server, and which sources are watched."""
+    steps, scopes = contract.data.steps, step_scopes(contract.data.steps, column_kinds(contract))
+    there = {name: set(names) for name, names in columns.items()}  # of tables whose columns are known
+    for number, (step, scope) in enumerate(zip(steps, scopes, strict=True)):
+        place = f"data.prepare[{number}]" if isinstance(contract.data.prepare, tuple) else "data.prepare"
+        if step.run is not None:
+            yield "prepare", _find_function(project, step.run, place)
+        if step.run is not None or step.sql is not None:
+            there.pop(step.table or "", None)
+        elif step.table in there:
+            _judge_there(place, step.table, columns_read(step, scope), there[step.table])
+            there[step.table] |= set(step.set_ or ())
+        for name in (name for name in step.set_ or () if name in contract.features and not step.by_caller):
+            words = "the server takes what callers send: compute it in `derived`, or say by_caller: true if they do so"
+            yield SKEW, f"{place} sets the feature {name} for training, and {words}"
+    yield from _watched_lines(contract, columns)
+
+
+def _watched_lines(contract: Contract, columns: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
+    watched = {name: source.time for name, source in contract.data.sources.items() if source.time is not None}
+    for name, column in watched.items():
+        if name in columns:
+            _judge_there(f"data.sources.{name}.time", name, (column,), columns[name])
+    if watched and contract.data.steps:
+        whole = ", ".join(name for name in contract.data.sources if name not in watched)
+        words = ", ".join(f"{name} by {column}" for name, column in watched.items())
+        yield "future", f"no feature may see later rows of {words}" + (f"; taken whole: {whole}" if whole else "")
+
+
+def _judge_there(place: str, table: str, names: Sequence[str], columns: Collection[str]) -> None:
+    for name in names:
+        if name not in columns:
+            raise DataError(f"{place}: {table} has no column {name!r}{did_you_mean(name, columns)}")
 
 
 def _judge_keys(contract: Contract, columns: Mapping[str, tuple[str, ...]]) -> None:

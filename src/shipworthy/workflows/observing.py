@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -259,14 +259,12 @@ def _columns(profile: Profile) -> dict[str, Mapping[str, Any]]:
 
 
 def _prepare_code(project: Project, contract: Contract) -> str:
-    prepare = contract.data.prepare or ""
-    file = prepare.partition(":")[0]
-    if not file.endswith(".py"):
-        return prepare
-    try:
-        return Path(project.root / file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # `prepare` itself says so
-        return ""
+    """Everything that `data.prepare` says or runs, in which the names of columns may stand."""
+    told = [text for step in contract.data.steps for text in step.texts]
+    for file in contract.data.prepare_files:
+        with suppress(OSError, UnicodeDecodeError):  # `prepare` itself says so
+            told.append((project.root / file).read_text(encoding="utf-8"))
+    return "\n".join(told)
 
 
 def _environments(ledger: Ledger) -> list[str]:

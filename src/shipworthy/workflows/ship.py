@@ -5,7 +5,7 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +38,8 @@ class ShipReport:
     findings: tuple[dict[str, Any], ...] = ()  # questions about the data
     anomalies: tuple[dict[str, Any], ...] = ()  # what of the snapshot is unlike those before it
     changes: tuple[dict[str, Any], ...] = ()  # of the sources' columns since the snapshot before
+    steps: tuple[dict[str, Any], ...] = ()  # of `data.prepare`, with what each did to how many rows
+    future: Mapping[str, Any] | None = None  # whether features see it; None where no source says when rows were known
 
     def to_json(self) -> dict[str, Any]:
         """The document that `ship --json` prints."""
@@ -53,6 +55,8 @@ class ShipReport:
             "findings": list(self.findings),
             "anomalies": list(self.anomalies),
             "changes": list(self.changes),
+            "steps": list(self.steps),
+            "future": self.future,
         }
 
 
@@ -91,8 +95,8 @@ def take_snapshot(shipping: Shipping, gathered: Gathered, code: Mapping[str, str
         gathered: its sources.
         code: digest of each Python file of the project.
     """
-    prepare = shipping.contract.data.prepare or ""
-    prepared_by = {file: digest for file, digest in code.items() if prepare.startswith(f"{file}:")}
+    files = shipping.contract.data.prepare_files
+    prepared_by = {file: digest for file, digest in code.items() if file in files}
     replayed = [str(entry.body["digest"]) for entry in shipping.parts.ledger.events(verb="data.replayed")]
     ingested = shipping.stage(
         "ingest",
@@ -145,7 +149,7 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     if not judged["servable"]:
         return ShipReport(
             contract.system, ingested["snapshot"], trained["run"], None, {"state": "refused"},
-            tuple(shipping.stages), verdicts, broken, *_seen(ingested),
+            tuple(shipping.stages), verdicts, broken, **_seen(ingested),
         )  # fmt: skip
     released = shipping.stage(
         "release",
@@ -159,14 +163,14 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     deployment = _deploy_if_new(shipping, released)
     return ShipReport(
         contract.system, ingested["snapshot"], trained["run"], released["release"], deployment,
-        tuple(shipping.stages), verdicts, broken, *_seen(ingested),
+        tuple(shipping.stages), verdicts, broken, **_seen(ingested),
     )  # fmt: skip
 
 
-def _seen(ingested: Outputs) -> Iterator[tuple[dict[str, Any], ...]]:
-    """Questions about the snapshot, what of it is unlike those before, and changes of its sources' columns."""
-    for name in ("findings", "anomalies", "changes"):
-        yield tuple(ingested.get(name, ()))
+def _seen(ingested: Outputs) -> dict[str, Any]:
+    """What the ingest saw in the data, as the report has it."""
+    lists = {name: tuple(ingested.get(name, ())) for name in ("findings", "anomalies", "changes", "steps")}
+    return {**lists, "future": ingested.get("future")}
 
 
 def _champion(shipping: Shipping, payload: str) -> Mapping[str, Any] | None:

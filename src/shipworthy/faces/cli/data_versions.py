@@ -253,6 +253,10 @@ def _say_version(face: Face, system: str, version: Listed, found: dict[str, Any]
     face.say(f"[bold]{system}[/], {_name(version)}: {_count(version.rows or 0, 'row')}")
     lines = [_described(column) for column in found["columns"]]
     face.table(["column", "type", "role", "missing", "distinct", "values"], lines)
+    for step in found["steps"]:
+        face.say(f"Step {step['step']}: {escape(step['words'])}")
+    if found["future"] is not None:
+        face.say(escape(found["future"]["words"]))
     quality = found["quality"]
     if quality["quarantined"]:
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in (quality["reasons"] or {}).items())

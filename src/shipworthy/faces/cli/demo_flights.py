@@ -229,7 +229,7 @@ def _events(run: Narrator, flights: Flights) -> list[Event]:
     reads = {name: read_source(name, source, run.project) for name, source in sources.items()}
     everything.unlink()
     with tempfile.TemporaryDirectory() as work:
-        frame = prepare(contract, reads, run.project, work=Path(work), environment=os.environ)
+        frame = prepare(contract, reads, run.project, work=Path(work), environment=os.environ).frame
     clock = pl.col("scheduled").str.to_datetime().dt.replace_time_zone("America/New_York", non_existent="null")
     frame = frame.with_columns(due=clock.dt.epoch("s")).filter(pl.col("due") >= _moment(GO_LIVE))
     requests = make_requests(plan_requests(bundle, frame), frame)

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,12 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment
 
 
 def _say_data(face: Face, root: Path, report: ShipReport) -> None:
-    """What of the data is not as it was."""
+    """What became of the rows on their way, and what of the data is not as it was."""
+    is_new = any(stage.name == "ingest" and not stage.reused for stage in report.stages)
+    for step in report.steps if is_new else ():
+        face.say(f"[dim]step {step['step']}[/]: {escape(step['words'])}")
+    if report.future is not None and is_new:
+        _say_future(face, report.future)
     for change in report.changes:
         is_breaking = change["impact"] == "breaking"
         breaks = f"; it breaks {', '.join(change['breaks'])}" if is_breaking else ""
@@ -139,6 +145,12 @@ def _say_data(face: Face, root: Path, report: ShipReport) -> None:
         face.say(f"[yellow]data[/]: {escape(anomaly['cause'])}")
     if report.anomalies:
         face.say(f"[dim]More: shipworthy data health --project {escape(shlex.quote(str(root)))}[/]")
+
+
+def _say_future(face: Face, future: Mapping[str, Any]) -> None:
+    """Whether features see what became known later."""
+    is_proven = not future["ahead"] and any(cut["rows"] for cut in future["cuts"])
+    face.say(f"[dim]{escape(future['words'])}[/]" if is_proven else f"[yellow]??[/] {escape(future['words'])}")
 
 
 def _say_deployment(face: Face, root: Path, deployment: dict[str, Any] | None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from shipworthy.contract.types import Contract
 from shipworthy.data.findings import find_all
 from shipworthy.data.health import Judgement
 from shipworthy.data.origins import trace, trace_columns
-from shipworthy.data.prepare import prepare
+from shipworthy.data.point_in_time import Proof, watched_sources
+from shipworthy.data.prepare import Prepared, prepare, prove_point_in_time
 from shipworthy.data.profile import pack_profile, profile_json
 from shipworthy.data.references import find_orphans, judge_orphans
 from shipworthy.data.replay import join_replayed
@@ -57,15 +59,20 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     with _refusals_recorded(shipping, changes, {"orphans": [found.to_json() for found in orphans]}):
         judge_orphans(orphans)
     with _refusals_recorded(shipping, changes):
-        with work_folder(parts, "prepare") as work:
-            frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
+        prepared, proof = _prepared(shipping, reads)
+    if proof is not None and proof.ahead and contract.data.accept.future == "refuse":
+        raise _refused(shipping, proof.told(), changes, {"future": proof.to_json()})
+    reads = _with_rejected(reads, prepared)
+    frame, malformed = prepared.frame, _malformed(reads, prepared)
+    with _refusals_recorded(shipping, changes):
         shipping.tell("ingest", f"checking {frame.height:,} rows")
-        validated = validate(contract, frame, malformed=_malformed(reads))
+        validated = validate(contract, frame, malformed=malformed)
     validated, replayed = _with_replayed(shipping, validated)
-    placed = _placed(contract, validated.quarantined, reads)
+    placed = _placed(prepared, validated.quarantined, reads, malformed)
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
     kept = f". The rows and their reasons are in {quarantine}." if quarantine else ""
-    with _refusals_recorded(shipping, changes, {"reasons": validated.reasons}, kept):
+    steps = [step.to_json() for step in prepared.steps]
+    with _refusals_recorded(shipping, changes, {"reasons": validated.reasons, "steps": steps}, kept):
         judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
     shipping.tell("ingest", f"profiling {validated.accepted.height:,} rows")
     rows = {name: source.rows for name, source in reads.items()}
@@ -78,10 +85,11 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
     shipping.tell("ingest", "looking for what a person should be asked")
     findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
+    origins = trace(contract, reads, prepared, validated, project.root)
     made = {
         "profile": put_json(parts, profile_json(observed.profile), "profile"),
         "sketches": put_json(parts, pack_profile(observed.profile), "sketches"),
-        "origins": parts.artefacts.put_bytes(trace(contract, reads, frame, validated, project.root), "origins").digest,
+        "origins": parts.artefacts.put_bytes(origins, "origins").digest,
     }
     outputs: Outputs = {
         "snapshot": snapshot.digest,
@@ -93,6 +101,8 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         "noted": dict(validated.noted),
         "formats": dict(validated.formats),
         "findings": findings,
+        **({"steps": steps} if steps else {}),
+        **({"future": proof.to_json()} if proof is not None else {}),
         **({"replayed": replayed} if replayed else {}),
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
@@ -113,8 +123,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         {"parent": node_of(digest), "relation": "ingested", "child": snapshot_node(outputs)}
         for digest in replayed.get("digests", ())
     ]
-    prepared_by = _prepare_file(contract)
-    if prepared_by is not None:
+    for prepared_by in contract.data.prepare_files:
         digest = digest_bytes((project.root / prepared_by).read_bytes())
         links.append({"parent": f"file:{prepared_by}@{digest}", "relation": "ran", "child": snapshot_node(outputs)})
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": made["profile"]})
@@ -211,21 +220,26 @@ def _places(contract: Contract, validated: Validated) -> Split | None:
         return None
 
 
-def _prepare_file(contract: Contract) -> str | None:
-    """The project's file that holds the code of `data.prepare`; None for SQL, or without one."""
-    file, colon, _ = (contract.data.prepare or "").strip().partition(":")
-    return file if colon and file.endswith(".py") else None
+def _prepared(shipping: Shipping, reads: Mapping[str, SourceRead]) -> tuple[Prepared, Proof | None]:
+    """The one frame, and whether its features see the future, where the sources say when rows became known."""
+    contract, root, environment = shipping.contract, shipping.parts.project.root, shipping.environment
+    with work_folder(shipping.parts, "prepare") as work:
+        prepared = prepare(contract, reads, root, work=work, environment=environment)
+        if contract.data.steps and watched_sources(contract):
+            shipping.tell("ingest", "preparing again, on what was known at a time")
+        proof = prove_point_in_time(contract, reads, prepared.frame, root, work=work, environment=environment)
+    return prepared, proof
 
 
-def _placed(contract: Contract, quarantined: pl.DataFrame, reads: Mapping[str, SourceRead]) -> pl.DataFrame:
-    """The quarantined rows with file and line of each, where they are known: what `prepare` made has none."""
+def _placed(
+    prepared: Prepared, quarantined: pl.DataFrame, reads: Mapping[str, SourceRead], lost: pl.DataFrame | None
+) -> pl.DataFrame:
+    """The quarantined rows with file and line of each, where they are known: what SQL or a function made has none."""
     row, *others = quarantined.columns
     numbers = quarantined[row].drop_nulls() - 1
-    if contract.data.prepare is None:
-        places = next(iter(reads.values())).places(numbers)
-    else:
-        places = pl.DataFrame({"file": None, "line": None}, schema=PLACES).clear(len(numbers))
-    lost = _malformed(reads)
+    places = pl.DataFrame(schema=PLACES).clear(len(numbers))
+    for name, rows in prepared.rows.items():
+        places = reads[name].places(rows.gather(numbers))
     if lost is not None:
         places = pl.concat([places, lost.select("file", "line")])
     names = {name: _free(name, quarantined) for name in places.columns}
@@ -238,8 +252,20 @@ def _free(name: str, frame: pl.DataFrame) -> str:
     return name
 
 
-def _malformed(reads: Mapping[str, SourceRead]) -> pl.DataFrame | None:
+def _with_rejected(reads: Mapping[str, SourceRead], prepared: Prepared) -> dict[str, SourceRead]:
+    """The sources, with the rows that a step could not read among their malformed ones."""
+    return {
+        name: replace(read, malformed=pl.concat([read.malformed, prepared.rejected[name]]))
+        if name in prepared.rejected
+        else read
+        for name, read in reads.items()
+    }
+
+
+def _malformed(reads: Mapping[str, SourceRead], prepared: Prepared) -> pl.DataFrame | None:
+    """Rows that the sources could not part in fields, and those that a step could not read."""
     found = [source.malformed for source in reads.values() if source.malformed.height]
+    found += [rows for table, rows in prepared.rejected.items() if table not in reads]
     return pl.concat(found) if found else None
 
 

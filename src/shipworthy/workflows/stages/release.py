@@ -115,6 +115,8 @@ def _card_facts(
             reasons=ingested["reasons"],
             sources=ingested["sources"],
             questions=[found["words"] for found in ingested.get("findings", ())],
+            steps=[step["words"] for step in ingested.get("steps", ())],
+            future=(ingested.get("future") or {}).get("words"),
             broken={name: describe_stand_in(broken) for name, broken in ingested.get("broken", {}).items()},
         ),
         training=TrainingFacts(
