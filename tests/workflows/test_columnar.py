@@ -68,7 +68,7 @@ def test_every_plain_row_is_what_the_row_decoder_makes_of_it(seed: int, kind: st
     frame = make_rows(random.Random(seed))
     frame = typed(frame) if kind == "typed" else frame
     decoder, plan = RequestDecoder(schema), plan_requests(schema, frame)
-    judged = judge_rows(schema, plan, frame)
+    judged = judge_rows(decoder, plan, frame)
     plain = left = 0
     for number, request in enumerate(make_requests(plan, frame)):
         try:
@@ -98,7 +98,7 @@ def test_odd_spellings_of_a_moment_are_left_to_the_row_decoder() -> None:
     schema = Schema(system="s", features=(), context=(field,), derived=(), columns=())
     spelled = ["2026-01-05", "2026-1-05", "2026-01-5", " 2026-01-05 ", "0999-01-01", "soon", None]
     frame = pl.DataFrame({"at": spelled})
-    judged = judge_rows(schema, plan_requests(schema, frame), frame)
+    judged = judge_rows(RequestDecoder(schema), plan_requests(schema, frame), frame)
     assert judged.plain.tolist() == [True, False, False, True, False, False, True]
 
 
@@ -109,7 +109,7 @@ def test_a_record_and_an_answer_from_columns_are_those_of_each_row(policy: Polic
     frame = make_rows(random.Random(9))
     frame = typed(frame) if kind == "typed" else frame
     decoder, plan = RequestDecoder(schema), plan_requests(schema, frame)
-    judged = judge_rows(schema, plan, frame)
+    judged = judge_rows(decoder, plan, frame)
     judged.plain[:] &= frame["parcel"].str.len_chars().is_between(1, 256).fill_null(False).to_numpy()
     places = np.flatnonzero(judged.plain)
     chance = np.random.default_rng(1)

@@ -3,6 +3,7 @@ JSON Schema, and the expressions it may contain. Pure: text in, values out."""
 
 __all__ = [
     "expressions",
+    "lookups",
     "nodes",
     "outline",
     "parse",

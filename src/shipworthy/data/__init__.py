@@ -27,6 +27,7 @@ __all__ = [
     "infer",
     "json_lines",
     "leaks",
+    "lookups",
     "names",
     "noise",
     "novelty",

@@ -7,7 +7,7 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shipworthy.bundle.format import DeployedRelease
@@ -35,6 +35,7 @@ class ShipReport:
     stages: tuple[StageReport, ...]
     verdicts: tuple[dict[str, Any], ...]
     broken: Mapping[str, Mapping[str, Any]]  # sources that could not be used as they are, and what stood in for them
+    lookups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # what was found in each, in rows
     findings: tuple[dict[str, Any], ...] = ()  # questions about the data
     anomalies: tuple[dict[str, Any], ...] = ()  # what of the snapshot is unlike those before it
     changes: tuple[dict[str, Any], ...] = ()  # of the sources' columns since the snapshot before
@@ -53,6 +54,7 @@ class ShipReport:
             "findings": list(self.findings),
             "anomalies": list(self.anomalies),
             "changes": list(self.changes),
+            **({"lookups": {name: dict(found) for name, found in self.lookups.items()}} if self.lookups else {}),
         }
 
 
@@ -127,7 +129,12 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     )
     built = shipping.stage(
         "payload",
-        {"candidate": trained["artefacts"], "snapshot": ingested["snapshot"], "contract": shipping.sections("payload")},
+        {
+            "candidate": trained["artefacts"],
+            "snapshot": ingested["snapshot"],
+            "contract": shipping.sections("payload"),
+            **({"lookups": _lookups(shipping, ingested)} if contract.data.lookups else {}),
+        },
         lambda: _pack(shipping, ingested, trained),
     )
     champion = _champion(shipping, built["payload"])
@@ -145,7 +152,8 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     if not judged["servable"]:
         return ShipReport(
             contract.system, ingested["snapshot"], trained["run"], None, {"state": "refused"},
-            tuple(shipping.stages), verdicts, broken, *_seen(ingested),
+            tuple(shipping.stages), verdicts, broken,
+            ingested.get("lookups", {}), *_seen(ingested),
         )  # fmt: skip
     released = shipping.stage(
         "release",
@@ -159,8 +167,15 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     deployment = _deploy_if_new(shipping, released)
     return ShipReport(
         contract.system, ingested["snapshot"], trained["run"], released["release"], deployment,
-        tuple(shipping.stages), verdicts, broken, *_seen(ingested),
+        tuple(shipping.stages), verdicts, broken,
+        ingested.get("lookups", {}), *_seen(ingested),
     )  # fmt: skip
+
+
+def _lookups(shipping: Shipping, ingested: Outputs) -> dict[str, Any]:
+    """What the release carries to look features up: the tables, and how their rows are found."""
+    declared = {name: found.model_dump(mode="json") for name, found in shipping.contract.data.lookups.items()}
+    return {"tables": ingested["artefacts"]["lookups"], "declared": declared}
 
 
 def _seen(ingested: Outputs) -> Iterator[tuple[dict[str, Any], ...]]:

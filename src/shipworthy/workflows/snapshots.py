@@ -67,6 +67,7 @@ def describe(project: Project, ledger: Ledger, contract: Contract, version: List
             for name, kind in frame.schema.items()
         ],
         "quality": {name: body.get(name) for name in ("rows", "quarantined", "reasons", "noted", "quarantine")},
+        **({"lookups": body["lookups"]} if body.get("lookups") else {}),
         "lineage": {
             "up": [_edge(edge.parent, edge.relation) for edge in ledger.lineage(node, "up")],
             "down": [_edge(edge.child, edge.relation) for edge in ledger.lineage(node, "down")],

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from shipworthy.faces.cli.main import DONE, REFUSED
 from shipworthy.faces.cli.options import command
-from shipworthy.faces.cli.show import Face, number, outcome_text
+from shipworthy.faces.cli.show import Face, lookup_words, number, outcome_text
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import ConflictError
 from shipworthy.security.keyring import COMMAND_SETTING as SIGNING_SETTING
@@ -127,7 +127,10 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment
 
 
 def _say_data(face: Face, root: Path, report: ShipReport) -> None:
-    """What of the data is not as it was."""
+    """What was looked up, and what of the data is not as it was."""
+    if not all(stage.reused for stage in report.stages if stage.name == "ingest"):
+        for name, counts in report.lookups.items():
+            face.say(f"lookup {escape(name)}: {lookup_words(counts)}")
     for change in report.changes:
         is_breaking = change["impact"] == "breaking"
         breaks = f"; it breaks {', '.join(change['breaks'])}" if is_breaking else ""

@@ -10,6 +10,7 @@ import polars as pl
 from shipworthy.contract.types import Contract
 from shipworthy.data.findings import find_all
 from shipworthy.data.health import Judgement
+from shipworthy.data.lookups import join_lookups, main_reads, pack_tables
 from shipworthy.data.origins import trace, trace_columns
 from shipworthy.data.prepare import prepare
 from shipworthy.data.profile import pack_profile, profile_json
@@ -53,16 +54,20 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     past = read_past(parts.ledger, parts.artefacts, contract.system)
     schemas = {name: read_schema(contract, source.frame) for name, source in reads.items()}
     changes = schema_changes(project, contract, past[-1].schemas if past else {}, schemas)
+    main = main_reads(contract, reads)
     orphans = find_orphans(contract, {name: source.frame for name, source in reads.items()})
     with _refusals_recorded(shipping, changes, {"orphans": [found.to_json() for found in orphans]}):
         judge_orphans(orphans)
     with _refusals_recorded(shipping, changes):
         with work_folder(parts, "prepare") as work:
-            frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
+            frame = prepare(contract, main, project.root, work=work, environment=shipping.environment)
+        looked_up = join_lookups(contract, frame, reads, now=parts.now())
+        frame = looked_up.frame
+        tables = pack_tables(looked_up.tables) if looked_up.tables else None
         shipping.tell("ingest", f"checking {frame.height:,} rows")
         validated = validate(contract, frame, malformed=_malformed(reads))
     validated, replayed = _with_replayed(shipping, validated)
-    placed = _placed(contract, validated.quarantined, reads)
+    placed = _placed(contract, validated.quarantined, main, _malformed(reads))
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
     kept = f". The rows and their reasons are in {quarantine}." if quarantine else ""
     with _refusals_recorded(shipping, changes, {"reasons": validated.reasons}, kept):
@@ -81,8 +86,10 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     made = {
         "profile": put_json(parts, profile_json(observed.profile), "profile"),
         "sketches": put_json(parts, pack_profile(observed.profile), "sketches"),
-        "origins": parts.artefacts.put_bytes(trace(contract, reads, frame, validated, project.root), "origins").digest,
+        "origins": parts.artefacts.put_bytes(trace(contract, main, frame, validated, project.root), "origins").digest,
     }
+    if tables is not None:
+        made["lookups"] = parts.artefacts.put_bytes(tables, "lookups").digest
     outputs: Outputs = {
         "snapshot": snapshot.digest,
         "version": snapshot.version,
@@ -94,6 +101,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         "formats": dict(validated.formats),
         "findings": findings,
         **({"replayed": replayed} if replayed else {}),
+        **({"lookups": {name: found.to_json() for name, found in looked_up.counts.items()}} if tables else {}),
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
@@ -118,6 +126,12 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         digest = digest_bytes((project.root / prepared_by).read_bytes())
         links.append({"parent": f"file:{prepared_by}@{digest}", "relation": "ran", "child": snapshot_node(outputs)})
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": made["profile"]})
+    if tables is not None:
+        looked_in = {lookup.source or name for name, lookup in contract.data.lookups.items()}
+        links += [
+            {"parent": parent, "relation": "looked up", "child": made["lookups"]}
+            for parent in gathered.origins(looked_in)
+        ]
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,
@@ -217,7 +231,9 @@ def _prepare_file(contract: Contract) -> str | None:
     return file if colon and file.endswith(".py") else None
 
 
-def _placed(contract: Contract, quarantined: pl.DataFrame, reads: Mapping[str, SourceRead]) -> pl.DataFrame:
+def _placed(
+    contract: Contract, quarantined: pl.DataFrame, reads: Mapping[str, SourceRead], lost: pl.DataFrame | None
+) -> pl.DataFrame:
     """The quarantined rows with file and line of each, where they are known: what `prepare` made has none."""
     row, *others = quarantined.columns
     numbers = quarantined[row].drop_nulls() - 1
@@ -225,7 +241,6 @@ def _placed(contract: Contract, quarantined: pl.DataFrame, reads: Mapping[str, S
         places = next(iter(reads.values())).places(numbers)
     else:
         places = pl.DataFrame({"file": None, "line": None}, schema=PLACES).clear(len(numbers))
-    lost = _malformed(reads)
     if lost is not None:
         places = pl.concat([places, lost.select("file", "line")])
     names = {name: _free(name, quarantined) for name in places.columns}

@@ -37,8 +37,10 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
         baselines = with_swings(baselines, contract, (matrix[places.train], times[places.train]), scored)
     files = model_files(contract, trained["artefacts"])
     model = {name: parts.artefacts.get_bytes(digest) for name, digest in files.items()}
+    digest = ingested["artefacts"].get("lookups")
+    tables = None if digest is None else parts.artefacts.get_bytes(digest)
     with work_folder(parts, "payload") as work:
-        payload = build_payload(contract, model, tuning, baselines, work / "payload")
+        payload = build_payload(contract, model, tuning, baselines, work / "payload", tables)
         artefacts = {
             file.name: parts.artefacts.put_file(file, f"payload/{file.name}").digest
             for file in sorted(payload.directory.iterdir())
@@ -57,6 +59,7 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
         "artefacts": [artefact_entry(parts, digest, f"payload/{name}") for name, digest in artefacts.items()],
         "links": [
             *({"parent": digest, "relation": "packed", "child": payload.digest} for digest in files.values()),
+            *([] if digest is None else [{"parent": digest, "relation": "packed", "child": payload.digest}]),
             {"parent": f"run:{trained['run']}", "relation": "packed", "child": payload.digest},
         ],
     }
