@@ -43,7 +43,7 @@ MANIFEST = "manifest.json"
 RELEASE = "release.json"
 PAYLOAD = "payload"
 MAX_DOCUMENT_BYTES = 16 * 2**20  # of one JSON file; 10,000 columns of baselines fit
-MAX_LOOKUPS_BYTES = 256 * 2**20  # of the tables of all lookups; a server takes about four times that in memory
+MAX_LOOKUPS_BYTES = 256 * 2**20  # of the tables of all lookups; a server takes about six times that in memory
 MAX_MODEL_BYTES = 2 * 2**30  # ONNX's own limit of one protobuf
 
 _Document = TypeVar("_Document")
