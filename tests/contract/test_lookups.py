@@ -13,7 +13,7 @@ from tests.data.conftest import BASE
 
 SOURCES = {name: {"path": f"{name}.csv"} for name in ("loans", "planes", "weather")}
 LOOKUPS: dict[str, Any] = {
-    "planes": {"key": ["tail"]},
+    "planes": {"key": {"tail": "tailnum"}},
     "sky": {
         "source": "weather",
         "key": ["origin", "tail"],
@@ -54,6 +54,10 @@ def test_what_is_looked_up_where_is_told():
     contract = parse()
     assert columns_of(contract) == {"planes": {"seats": "number_of_seats"}, "sky": {"wind": "wind"}}
     assert main_sources(contract.data) == ("loans",)  # one other source needs no prepare
+    assert needed_columns(contract, "planes") == {
+        "number_of_seats": ("features.seats",),
+        "tailnum": ("data.lookups.planes",),
+    }
     assert needed_columns(contract, "weather") == {
         "wind": ("features.wind",),
         "origin": ("data.lookups.sky",),
@@ -83,6 +87,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "nothing looked up": ({"features__seats": None}, r"planes: nothing is looked up in it; write lookup: planes at"),
     "no such key": (
         {"data__lookups__planes__key": ["tails"]}, r"planes\.key\[0\]: no feature or context column is called 'tails'",
+    ),
+    "no such key in a mapping": (
+        {"data__lookups__planes__key": {"tails": "tail"}}, r"planes\.key\.tails: no feature or context column is called",
     ),
     "a key twice": ({"data__lookups__planes__key": ["tail", "tail"]}, r"planes\.key\[1\]: 'tail' is listed twice"),
     "a key that is a number": ({"features__tail__type": "float"}, "a key is text, int or category, and 'tail' is"),

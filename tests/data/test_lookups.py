@@ -93,9 +93,9 @@ def test_without_a_time_each_key_has_one_row():
         "branch": {"type": "int"},
         "staff": {"type": "int", "range": [1, 99], "lookup": "rates.people"},
     }
-    contract = contract_of({"key": ["bank", "branch"]}, features)
+    contract = contract_of({"key": {"bank": "name", "branch": "branch"}}, features)
     main = pl.DataFrame({"bank": ["a", "a", "01"], "branch": ["1", "2.0", "7"]})
-    rates = pl.DataFrame({"bank": ["a", "a", "1", "01"], "branch": [1, 2, 7, 8], "people": [5, 200, 7, 8]})
+    rates = pl.DataFrame({"name": ["a", "a", "1", "01"], "branch": [1, 2, 7, 8], "people": [5, 200, 7, 8]})
     joined = join(contract, main, rates)
     assert joined.frame["staff"].to_list() == [5, 200, None]  # "01" is not "1"
     # 200 is beyond the range: such rows go to quarantine, and the server is not given it

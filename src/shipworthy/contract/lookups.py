@@ -56,7 +56,7 @@ def needed_columns(contract: Contract, source: str) -> dict[str, tuple[str, ...]
         if (lookup.source or name) == source:
             for feature, column in columns.items():
                 found[column] = (*found.get(column, ()), f"features.{feature}")
-            for column in (*lookup.key, *([lookup.time] if lookup.time else [])):
+            for column in (*lookup.key_columns.values(), *([lookup.time] if lookup.time else [])):
                 found[column] = (*found.get(column, ()), f"data.lookups.{name}")
     return found
 
@@ -84,16 +84,17 @@ def find_problems(
             told = f"nothing is looked up in it; write lookup: {name} at a feature, or remove it"
             yield Problem(("data", "lookups", name), told, at_key=True)
         yield from _time_problems(data, name, context)
+        is_map = isinstance(lookup.key, dict)
         for at, key in enumerate(lookup.key):
-            path = ("data", "lookups", name, "key", at)
-            if key in lookup.key[:at]:
+            path: Path = ("data", "lookups", name, "key", key if is_map else at)
+            if key in list(lookup.key)[:at]:
                 yield Problem(path, f"{key!r} is listed twice; remove one")
             elif key not in features and key not in context:
                 guess = did_you_mean(key, [*features, *context])
-                yield Problem(path, f"no feature or context column is called {key!r}{guess}")
+                yield Problem(path, f"no feature or context column is called {key!r}{guess}", is_map)
             else:
                 column = features.get(key) or context[key]
-                yield from (Problem(path, words) for words in _key_problems(key, column, needed.get(name, "")))
+                yield from (Problem(path, words, is_map) for words in _key_problems(key, column, needed.get(name, "")))
 
 
 def _place_problems(data: Data, path: Path, lookup: str, column: str, target: str | None) -> Iterator[Problem]:

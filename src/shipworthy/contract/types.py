@@ -227,8 +227,9 @@ class Lookup(Section):
     """A source that gives features by key: joined for training, carried by the release for the server."""
 
     source: Name | None = Field(None, description="name of the source; the lookup's own without it")
-    key: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
-        description="columns of the source that name its rows: features that a caller sends, or context, of these names"
+    key: Annotated[tuple[Name, ...], Field(min_length=1)] | Annotated[dict[Name, Name], Field(min_length=1)] = Field(
+        description="what names a row of the source: features that a caller sends, or context. A list where the "
+        "source's columns are called so too, else each with its column: `{dest: faa}`"
     )
     time: Name | None = Field(
         None,
@@ -240,6 +241,11 @@ class Lookup(Section):
     age: MaxAge | None = Field(
         None, description="how long after `time` it is still used; what is older counts as not found"
     )
+
+    @property
+    def key_columns(self) -> dict[str, str]:
+        """Each part of the key, and the column of the source."""
+        return self.key if isinstance(self.key, dict) else {name: name for name in self.key}
 
 
 class Keep(Section):

@@ -132,7 +132,7 @@ def _judge_columns(
     lookup = contract.data.lookups[name]
     source = lookup.source or name
     there = reads[source].frame.columns
-    wanted = [*lookup.key, *([] if lookup.time is None else [lookup.time]), *columns.values()]
+    wanted = [*lookup.key_columns.values(), *([] if lookup.time is None else [lookup.time]), *columns.values()]
     for column in wanted:
         if column not in there:
             raise DataError(
@@ -163,7 +163,7 @@ def _read_source(contract: Contract, name: str, columns: Mapping[str, str], read
         if contract.features[feature].type == "datetime"
     }
     keys = [f"k{place}" for place in range(len(lookup.key))]
-    rows = _keys(contract, lookup, frame).with_row_index("at")
+    rows = _keys(contract, frame, lookup.key_columns).with_row_index("at")
     if lookup.time is not None:
         clock = Column(type="datetime", zone=lookup.zone)
         pattern = _format(f"lookup {name}: {lookup.time}", frame[lookup.time])
@@ -192,11 +192,11 @@ def _format(place: str, texts: pl.Series) -> str:
     return found.pattern if found else "%Y-%m-%d"
 
 
-def _keys(contract: Contract, lookup: Lookup, frame: pl.DataFrame) -> pl.DataFrame:
+def _keys(contract: Contract, frame: pl.DataFrame, key: Mapping[str, str]) -> pl.DataFrame:
     """The key's columns as k0, k1, ..., read as the contract reads them, so that both sides write alike."""
     known: dict[str, Column] = {**contract.features, **contract.context}
-    columns = {f"k{place}": known[key] for place, key in enumerate(lookup.key)}
-    renamed = frame.select(pl.col(key).alias(f"k{place}") for place, key in enumerate(lookup.key))
+    columns = {f"k{place}": known[name] for place, name in enumerate(key)}
+    renamed = frame.select(pl.col(column).alias(f"k{place}") for place, column in enumerate(key.values()))
     return pl.DataFrame([read.values.alias(key) for key, read in read_columns(columns, renamed, {}).items()])
 
 
@@ -205,7 +205,7 @@ def _keys(contract: Contract, lookup: Lookup, frame: pl.DataFrame) -> pl.DataFra
 
 def _find(contract: Contract, lookup: Lookup, frame: pl.DataFrame, source: _Source) -> tuple[pl.Series, int]:
     """The source's row of each row, null where there is none; and how many found only one that is too old."""
-    asking = _keys(contract, lookup, frame)
+    asking = _keys(contract, frame, {name: name for name in lookup.key})
     keys = asking.columns
     if lookup.time is None:
         found = asking.join(source.rows, on=keys, how="left", maintain_order="left")

@@ -42,7 +42,7 @@ def _feature(name: str, column: Feature) -> FeatureField:
 def _lookup(name: str, lookup: Lookup) -> LookupField:
     return LookupField(
         name=name,
-        key=lookup.key,
+        key=tuple(lookup.key),
         is_timed=lookup.time is not None,
         delay_us=round((lookup.delay or 0) * 1e6),
         max_age_us=None if lookup.age is None else round(lookup.age.at_most * 1e6),
