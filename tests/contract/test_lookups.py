@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"data__lookups__planes__key": ["tails"]}, r"planes\.key\[0\]: no feature or context column is called 'tails'",
     ),
     "no such key in a mapping": (
-        {"data__lookups__planes__key": {"tails": "tail"}}, r"planes\.key\.tails: no feature or context column is called",
+        {"data__lookups__planes__key": {"tails": "tail"}}, r"planes\.key\.tails: no feature or context column",
     ),
     "a key twice": ({"data__lookups__planes__key": ["tail", "tail"]}, r"planes\.key\[1\]: 'tail' is listed twice"),
     "a key that is a number": ({"features__tail__type": "float"}, "a key is text, int or category, and 'tail' is"),

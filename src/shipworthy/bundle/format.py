@@ -142,6 +142,8 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def asked(self) -> tuple[FeatureField, ...]:
         """The features that a caller sends."""
+        if self.lookups is UNSET:
+            return self.features
         return tuple(field for field in self.features if field.lookup is UNSET)
 
     @property

@@ -309,10 +309,8 @@ def _rows(request: InferRequest, schema: Schema, *, reasons: bool) -> list[dict[
 def _parted(tensors: list[Tensor], schema: Schema) -> list[Tensor]:
     """One tensor for each feature, where all come in a single one of numbers."""
     names = [field.name for field in schema.asked]
-    contexts = {field.name for field in schema.context}
-    if len(tensors) != 1 or tensors[0].name in {*names, *contexts}:
-        return tensors
-    if any(field.kind not in ("float", "int") for field in schema.asked):
+    is_one = len(tensors) == 1 and bool(names) and tensors[0].name not in names
+    if not is_one or any(field.kind not in ("float", "int") for field in schema.asked):
         return tensors
     (tensor,) = tensors
     data = tensor.data or []
