@@ -19,12 +19,16 @@ from shipworthy.bundle.deployment import (
     write_payload,
 )
 from shipworthy.bundle.format import (
+    LOOKUPS,
     STATEMENT_MEDIA,
     Access,
     AccessToken,
     Baselines,
     DeployedRelease,
     Deployment,
+    FeatureField,
+    LookupField,
+    LookupTable,
     Policy,
     ReleasePredicate,
     ReleaseStatement,
@@ -293,3 +297,50 @@ def test_a_refused_write_leaves_the_old_file(tmp_path: Path) -> None:
         replace_file(target, b"new")
     assert (target / "old").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["deployment"]
+
+
+LOOKED_UP = Schema(
+    system="loans",
+    features=(FeatureField(name="rate", kind="float", lookup="rates"), FeatureField(name="bank", kind="text")),
+    context=(),
+    derived=(),
+    columns=("rate",),
+    lookups=(LookupField(name="rates", key=("bank",)),),
+)
+RATES = {"rates": LookupTable(key=(["a"],), columns={"rate": [1.5]})}
+
+
+def test_tables_of_lookups_travel_with_the_payload(tmp_path: Path) -> None:
+    files = {**FILES, "schema.json": msgspec.json.encode(LOOKED_UP), LOOKUPS: msgspec.msgpack.encode(RATES)}
+    write_payload(tmp_path / "payload", "loans", "binary", files)
+    verified = verify_payload(tmp_path / "payload")
+    assert verified.lookups == RATES
+    assert verified.as_recorded().lookups == {}
+    assert verified.as_recorded().schema.asked == verified.as_recorded().schema.features
+
+
+def test_a_table_that_was_changed_is_not_read(tmp_path: Path) -> None:
+    files = {**FILES, "schema.json": msgspec.json.encode(LOOKED_UP), LOOKUPS: msgspec.msgpack.encode(RATES)}
+    digest = write_payload(tmp_path / "payload", "loans", "binary", files)
+    content = (tmp_path / "payload" / LOOKUPS).read_bytes()
+    (tmp_path / "payload" / LOOKUPS).write_bytes(content.replace(b"a", b"b", 1))
+    with pytest.raises(IntegrityError, match=f"{LOOKUPS} has digest"):
+        verify_payload(tmp_path / "payload", digest)
+
+
+UNNAMED = {
+    "a table that the schema does not name": (FILES["schema.json"], msgspec.msgpack.encode(RATES), "names none"),
+    "no table": (msgspec.json.encode(LOOKED_UP), None, "has the tables of none; schema.json names rates"),
+    "another table": (msgspec.json.encode(LOOKED_UP), msgspec.msgpack.encode({"x": RATES["rates"]}), "the tables x;"),
+    "no tables at all": (msgspec.json.encode(LOOKED_UP), b"\xff", "does not hold tables of lookups"),
+    "code": (msgspec.json.encode(LOOKED_UP), b"cos\nsystem\n(S'true'\ntR.", "does not hold tables of lookups"),
+}
+
+
+@pytest.mark.parametrize("case", UNNAMED)
+def test_a_payload_has_exactly_the_tables_of_its_schema(case: str, tmp_path: Path) -> None:
+    schema, tables, words = UNNAMED[case]
+    files = {**FILES, "schema.json": schema, **({} if tables is None else {LOOKUPS: tables})}
+    write_payload(tmp_path / "payload", "loans", "binary", files)
+    with pytest.raises(IntegrityError, match=words):
+        verify_payload(tmp_path / "payload")

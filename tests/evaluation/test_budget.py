@@ -6,11 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 
-from shipworthy.bundle.verify import verify_payload
+from shipworthy.bundle.deployment import write_payload
+from shipworthy.bundle.format import LOOKUPS, LookupTable
+from shipworthy.bundle.verify import MANIFEST, verify_payload
 from shipworthy.contract.types import Contract
 from shipworthy.data.columns import encode
 from shipworthy.evaluation.budget import count_wrong, measure_budget, request_documents
@@ -85,3 +88,42 @@ def test_moments_are_sent_with_their_zone(changed: Any) -> None:
     contract = changed(context={"at": {"role": "time", "type": "datetime"}}, derived={})
     frame = pl.DataFrame({"at": [datetime(2026, 1, 2, 3, 4, tzinfo=UTC)], "income": [1.0], "purpose": ["buy"]})
     assert next(request_documents(contract, frame))["context"] == {"at": "2026-01-02T03:04:00+00:00"}
+
+
+def looking_up(make: Any, payload: Any, folder: Path, table: LookupTable) -> tuple[Contract, Path]:
+    """A contract whose incomes are looked up by purpose as of a time, and a payload of it."""
+    sources = {"loans": {"path": "loans.csv"}, "incomes": {"path": "incomes.csv"}}
+    lookups = {"incomes": {"key": ("purpose",), "time": "since", "delay": "1h", "age": {"at_most": "2h"}}}
+    contract = make(
+        data={"sources": sources, "lookups": lookups},
+        context={"asked": {"role": "time", "type": "datetime"}},
+        features={
+            "income": {"type": "float", "range": (0.0, 50.0), "lookup": "incomes"},
+            "purpose": {"type": "category", "values": ("buy", "renew")},
+            "children": {"type": "int", "range": (0.0, 20.0)},
+        },
+        gates={"performance": {"log_loss": {"better_than": "baseline"}}},
+    )
+    bare = payload(folder / "bare", contract)
+    files = {path.name: path.read_bytes() for path in bare.iterdir() if path.name != MANIFEST}
+    write_payload(folder / "payload", "loans", "binary", {**files, LOOKUPS: msgspec.msgpack.encode({"incomes": table})})
+    return contract, folder / "payload"
+
+
+def test_what_is_looked_up_is_measured_as_the_tables_give_it_now(
+    changed: Any, rows: Any, payload: Any, tmp_path: Path
+) -> None:
+    table = LookupTable(key=(["buy"],), times=[1_700_000_000_000_000], columns={"income": [7.5]})
+    contract, directory = looking_up(changed, payload, tmp_path, table)
+    test = rows(300).with_columns(asked=pl.lit(datetime(2020, 1, 1, tzinfo=UTC)))  # when the table knew nothing yet
+    measured = measure_budget(contract, directory, test, tmp_path / "work", seconds=0.5)
+    assert measured.errors == measured.wrong == 0  # those who renew find nothing, and are not sent
+
+
+def test_tables_that_answer_no_test_row_are_said(changed: Any, rows: Any, payload: Any, tmp_path: Path) -> None:
+    contract, directory = looking_up(
+        changed, payload, tmp_path, LookupTable(key=([],), times=[], columns={"income": []})
+    )
+    test = rows(30).with_columns(asked=pl.lit(datetime(2020, 1, 1, tzinfo=UTC)))
+    with pytest.raises(EvidenceError, match="none of 30 test rows finds what it needs in the tables of incomes"):
+        measure_budget(contract, directory, test, tmp_path / "work")

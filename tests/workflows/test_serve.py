@@ -113,7 +113,9 @@ def test_the_example_is_the_same_each_time_and_the_middle_where_it_may_be(place:
     baselines = tuple(ColumnBaseline(name=name, rows=1, missing=0, reference=at) for name, at in middles.items())
     payload = msgspec.structs.replace(bundle.payload.baselines, columns=baselines)
     known = SimpleNamespace(
-        payload=SimpleNamespace(schema=bundle.payload.schema, policy=bundle.payload.policy, baselines=payload)
+        payload=SimpleNamespace(
+            schema=bundle.payload.schema, policy=bundle.payload.policy, baselines=payload, lookups={}
+        )
     )
     request = example_request(known)
     assert request == example_request(known)

@@ -16,6 +16,7 @@ ONNX = "model.onnx"
 DOCUMENTS = ("schema.json", "policy.json", "baselines.json")
 PAYLOAD_FILES = (ONNX, *DOCUMENTS)
 SOURCE = "model.py"  # of a payload whose model is Python, instead of ONNX
+LOOKUPS = "lookups.msgpack"  # of a payload whose schema looks features up
 DATA = "data."  # begins the names of such a model's data: `data.weights.npz`
 MAX_DATA_FILES = 64
 _DATA_FILE = re.compile(r"data\.[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
@@ -48,7 +49,7 @@ def are_payload_files(names: Iterable[str]) -> bool:
     >>> are_payload_files([*PAYLOAD_FILES, SOURCE]), are_payload_files([*DOCUMENTS, SOURCE, "data.../x"])
     (False, False)
     """
-    found = set(names)
+    found = set(names) - {LOOKUPS}
     if found == set(PAYLOAD_FILES):
         return True
     data = found - {SOURCE, *DOCUMENTS}
@@ -74,6 +75,7 @@ class FeatureField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     missing: Literal["reject", "allow"] = "reject"
     pattern: str | UnsetType = UNSET  # that a whole text must match; not written where there is none
     zone: str | None = None  # of a datetime: where a text without offset is, and parts are read; None is UTC
+    lookup: str | UnsetType = UNSET  # that gives it, so that callers do not send it
 
 
 class ContextField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,6 +112,24 @@ class CheckField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     condition: str
 
 
+class LookupField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the rows of a lookup's table are found; times are whole microseconds."""
+
+    name: str
+    key: tuple[str, ...]  # columns of the request
+    is_timed: bool = False  # whether a row of the table is of a moment
+    delay_us: int = 0  # after its moment a row is known
+    max_age_us: int | None = None  # after its moment it is no longer used
+
+
+class LookupTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of one lookup in `lookups.msgpack`: the latest row of each key, by columns of equal length."""
+
+    key: tuple[list[str | int], ...]
+    times: list[int] | None = None  # of each row, microseconds since 1970 in UTC
+    columns: dict[str, list[bool | int | float | str | None]]  # by feature; as a request has them, null where missing
+
+
 class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`schema.json`: what a request looks like and how it becomes the model's row."""
 
@@ -119,6 +139,24 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     derived: tuple[DerivedField, ...]
     columns: tuple[str, ...]  # model inputs in order; float32, missing is NaN, bool is 0/1
     checks: tuple[CheckField, ...] = ()
+    lookups: tuple[LookupField, ...] | UnsetType = UNSET  # not written where there is none
+
+    @property
+    def asked(self) -> tuple[FeatureField, ...]:
+        """The features that a caller sends."""
+        if self.lookups is UNSET:
+            return self.features
+        return tuple(field for field in self.features if field.lookup is UNSET)
+
+    @property
+    def looked_up(self) -> tuple[LookupField, ...]:
+        """The lookups that give the others."""
+        return () if self.lookups is UNSET else self.lookups
+
+    def as_recorded(self) -> "Schema":
+        """Of requests that carry what was looked up, as records do."""
+        features = tuple(msgspec.structs.replace(field, lookup=UNSET) for field in self.features)
+        return msgspec.structs.replace(self, features=features, lookups=UNSET)
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

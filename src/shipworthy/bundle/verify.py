@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +19,14 @@ from shipworthy.bundle.format import (
     COMPANIONS,
     DATA,
     DOCUMENTS,
+    LOOKUPS,
     ONNX,
     RELEASE_TYPE,
     SOURCE,
     STATEMENT_MEDIA,
     STATEMENT_TYPE,
     Baselines,
+    LookupTable,
     Manifest,
     Policy,
     ReleaseStatement,
@@ -41,6 +43,7 @@ MANIFEST = "manifest.json"
 RELEASE = "release.json"
 PAYLOAD = "payload"
 MAX_DOCUMENT_BYTES = 16 * 2**20  # of one JSON file; 10,000 columns of baselines fit
+MAX_LOOKUPS_BYTES = 256 * 2**20  # of the tables of all lookups; a server takes about six times that in memory
 MAX_MODEL_BYTES = 2 * 2**30  # ONNX's own limit of one protobuf
 
 _Document = TypeVar("_Document")
@@ -64,6 +67,11 @@ class VerifiedPayload:
     policy: Policy
     baselines: Baselines
     model: bytes | PythonModel  # ONNX, or what the contract declares to be Python
+    lookups: Mapping[str, LookupTable] = field(default_factory=dict)  # by name, those of the schema
+
+    def as_recorded(self) -> "VerifiedPayload":
+        """The same, for requests that carry what was looked up, as records and snapshots do."""
+        return replace(self, schema=self.schema.as_recorded(), lookups={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,14 +222,29 @@ def _verify_payload(handle: int, directory: Path, digest: str | None, vault: Vau
     policy = decode_document(contents["policy.json"], Policy, directory / "policy.json")
     if (SOURCE in contents) != bool(policy.model_memory_bytes):
         raise IntegrityError(f"{directory / 'policy.json'} is not of a model of the payload's kind.", "swapped")
+    schema = decode_document(contents["schema.json"], Schema, directory / "schema.json")
     return VerifiedPayload(
         digest=found,
         manifest=manifest,
-        schema=decode_document(contents["schema.json"], Schema, directory / "schema.json"),
+        schema=schema,
         policy=policy,
         baselines=decode_document(contents["baselines.json"], Baselines, directory / "baselines.json"),
         model=_model(contents),
+        lookups=_lookups(contents.get(LOOKUPS), schema, directory / LOOKUPS),
     )
+
+
+def _lookups(content: bytes | None, schema: Schema, place: Path) -> dict[str, LookupTable]:
+    if content is None and not schema.looked_up:
+        return {}
+    try:
+        tables = {} if content is None else msgspec.msgpack.decode(content, type=dict[str, LookupTable])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{place} does not hold tables of lookups: {error}.") from None
+    if tables.keys() != {lookup.name for lookup in schema.looked_up}:
+        named = ", ".join(lookup.name for lookup in schema.looked_up) or "none"
+        raise IntegrityError(f"{place} has the tables {', '.join(tables) or 'of none'}; schema.json names {named}.")
+    return tables
 
 
 def _model(contents: Mapping[str, bytes]) -> bytes | PythonModel:
@@ -234,6 +257,7 @@ def _model(contents: Mapping[str, bytes]) -> bytes | PythonModel:
 def _read_entry(handle: int, name: str, directory: Path, manifest: Manifest, vault: Vault | None) -> bytes:
     entry = manifest.files[name]
     limit = MAX_MODEL_BYTES if name == ONNX or name.startswith(DATA) else MAX_DOCUMENT_BYTES
+    limit = MAX_LOOKUPS_BYTES if name == LOOKUPS else limit
     content = open_payload_file(_read_file(handle, name, directory, limit + limit // 1000), directory / name, vault)
     found = digest_bytes(content)
     fault: Fault = "swapped" if found in {other.digest for other in manifest.files.values()} else "changed"

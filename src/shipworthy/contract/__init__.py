@@ -9,6 +9,7 @@ __all__ = [
     "expression_text",
     "expression_tokens",
     "expressions",
+    "lookups",
     "nodes",
     "outline",
     "parse",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, answers, did_you_mean, parse_derived
+from shipworthy.contract.lookups import find_problems, main_sources
 from shipworthy.contract.nodes import Path
 from shipworthy.contract.patterns import Pattern
 from shipworthy.contract.quantities import format_size
@@ -126,7 +127,8 @@ def check_sense(draft: Draft, report: Report) -> None:
 
 def check_presence(draft: Draft, columns: Collection[str], report: Report) -> None:
     """Report features, context columns and the target that the data does not have."""
-    absent = [(section, name) for section, name, _ in draft.inputs() if name not in columns]
+    sent = [(section, name) for section, name, column in draft.inputs() if getattr(column, "lookup", None) is None]
+    absent = [(section, name) for section, name in sent if name not in columns]
     for number, (section, name) in enumerate(absent):
         guess = did_you_mean(name, columns) if number < _MAX_GUESSES else ""
         report((section, name), f"the data has no column {name!r}{guess}", at_key=True)
@@ -376,8 +378,8 @@ def _check_data(draft: Draft, report: Report) -> None:
         limits = source.rows
         if limits is not None and (limits.at_least or 1) > (limits.at_most or 2**62):
             report(("data", "sources", name, "rows"), "at_least is more than at_most", at_key=True)
-    if prepare is None and len(draft.data.sources) > 1 and draft.is_sound("data"):
-        count = len(draft.data.sources)
+    count = len(main_sources(draft.data))
+    if prepare is None and count > 1 and draft.is_sound("data"):
         report(
             ("data",),
             f"{count} sources need prepare, which makes one frame of them: prepare: prepare.py:prepare",
@@ -388,7 +390,10 @@ def _check_data(draft: Draft, report: Report) -> None:
         whole = all(draft.is_sound(section) for section in ("features", "context", "target"))
         check_prepare(draft.data, columns if whole else None, report)
     _check_times(draft, report)
+    if prepare is None and not count and draft.data.sources:
+        report(("data", "lookups"), "every source is a lookup; one more has the rows to learn from", at_key=True)
     _check_keys(draft.data, report)
+    _check_lookups(draft, report)
     _check_together(draft, report)
     _check_volume(draft.data, report)
     if draft.data.keep is not None and not draft.data.keep.model_fields_set:
@@ -423,6 +428,14 @@ def _check_keys(data: Data, report: Report) -> None:
                 report(("data", "keys", number, key), f"no source is called {source!r}{guess}")
         if rule.from_ == rule.to:
             report(("data", "keys", number, "to"), f"{rule.to} always is in itself; name the column of another table")
+
+
+def _check_lookups(draft: Draft, report: Report) -> None:
+    if draft.data is None or not (draft.is_sound("features") and draft.is_sound("context") and draft.is_sound("data")):
+        return
+    target = draft.target.column if draft.target is not None else None
+    for problem in find_problems(draft.data, draft.features, draft.context, target):
+        report(problem.path, problem.message, at_key=problem.at_key)
 
 
 def _check_together(draft: Draft, report: Report) -> None:

@@ -20,6 +20,7 @@ Text = Annotated[str, Field(min_length=1)]
 Entry = Annotated[str, Field(pattern=r"^[\w./-]+\.py:[A-Za-z_]\w*$")]
 ENTRY = re.compile(r"[\w./-]+\.py:[A-Za-z_]\w*", re.ASCII)  # as `Entry`, to tell it from SQL
 PythonFile = Annotated[str, Field(pattern=r"^[\w./-]+\.py$")]
+_LOOKUP = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?$"
 _SOURCE_COLUMN = r"^[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*$"
 Probability = Annotated[float, Field(ge=0, le=1)]
 WebAddress = Annotated[str, Field(pattern=r"^(https?://|\$\{[A-Za-z_][A-Za-z0-9_]*\})\S*$", max_length=2048)]
@@ -56,7 +57,7 @@ LOSSES: frozenset[str] = frozenset({"log_loss", "brier", "mae", "rmse"})  # lowe
 
 def _is_absent(value: Any) -> bool:
     """Whether a key of later versions is not used: it then leaves the digest of a contract as it was."""
-    return value in (None, False, ())
+    return value in (None, False, (), {})
 
 
 def _is_missing(value: Any) -> bool:
@@ -248,6 +249,31 @@ class KeyRule(Section):
     )
 
 
+class Lookup(Section):
+    """A source that gives features by key: joined for training, carried by the release for the server."""
+
+    source: Name | None = Field(None, description="name of the source; the lookup's own without it")
+    key: Annotated[tuple[Name, ...], Field(min_length=1)] | Annotated[dict[Name, Name], Field(min_length=1)] = Field(
+        description="what names a row of the source: features that a caller sends, or context. A list where the "
+        "source's columns are called so too, else each with its column: `{dest: faa}`"
+    )
+    time: Name | None = Field(
+        None,
+        description="column that says when a row of the source came true. A row gets the newest that was known at its "
+        "own time (context with `role: time`), never one of later; without it each key stands in one row",
+    )
+    zone: Text | None = Field(None, description="IANA time zone of `time` where it is written without one")
+    delay: Duration | None = Field(None, description="how long after `time` a row of the source is known; at once")
+    age: MaxAge | None = Field(
+        None, description="how long after `time` it is still used; what is older counts as not found"
+    )
+
+    @property
+    def key_columns(self) -> dict[str, str]:
+        """Each part of the key, and the column of the source."""
+        return self.key if isinstance(self.key, dict) else {name: name for name in self.key}
+
+
 class Keep(Section):
     """Which versions of the data stay; without a key all do."""
 
@@ -330,6 +356,11 @@ class Data(Section):
         description="makes one frame of the sources: `file.py:function` (polars LazyFrames in, one out), a SQL text, "
         "or a list of [steps](data.md#prepare)",
     )
+    lookups: dict[Name, Lookup] = Field(
+        {},
+        description="name to a source in which features are looked up (`features.NAME.lookup`), by the server as well",
+        exclude_if=_is_absent,
+    )
     keys: tuple[KeyRule, ...] = Field(
         (), description="what must hold between sources, before they are prepared", exclude_if=_is_absent
     )
@@ -402,8 +433,13 @@ class ContextColumn(Column):
 
 
 class Feature(Column):
-    """What a caller sends and the model sees."""
+    """What a caller sends, or the server looks up, and the model sees."""
 
+    lookup: Annotated[str, Field(pattern=_LOOKUP)] | None = Field(
+        None,
+        description="`NAME` or `NAME.COLUMN` of `data.lookups`: where it is looked up, and callers do not send it",
+        exclude_if=_is_absent,
+    )
     outside: Literal["reject", "clip", "missing", "review"] = Field(
         "reject", description="what happens to a value beyond the range"
     )
@@ -894,7 +930,7 @@ class Contract(Section):
         {}, description="name to a column that is recorded with each prediction and never a model input"
     )
     features: Annotated[dict[Name, Feature], Field(min_length=1)] = Field(
-        description="name to a column that a caller sends"
+        description="name to a column that a caller sends, or that is looked up"
     )
     derived: dict[Name, Derived] = Field({}, description="name to a column that is computed")
     checks: tuple[Check, ...] = Field((), description="rules between the columns of a row")

@@ -28,6 +28,7 @@ __all__ = [
     "infer",
     "json_lines",
     "leaks",
+    "lookups",
     "names",
     "noise",
     "novelty",

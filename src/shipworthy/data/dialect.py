@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from shipworthy.contract.lookups import place_of
 from shipworthy.contract.types import Contract, Encoding, FileFormat, Source
 from shipworthy.data.files import DELTA_LOG, read_head, suffix
 from shipworthy.data.numerals import PLAIN, Numerals
@@ -58,6 +59,8 @@ def number_columns(contract: Contract) -> frozenset[str]:
     """The columns of the sources that the contract calls numbers."""
     columns = {**contract.context, **contract.features}
     numbers = {name for name, column in columns.items() if column.type in ("float", "int")}
+    places = {name: place_of(name, feature) for name, feature in contract.features.items() if name in numbers}
+    numbers |= {place[1] for place in places.values() if place is not None}
     return frozenset(numbers | ({contract.target.column} if contract.target.type == "regression" else set()))
 
 

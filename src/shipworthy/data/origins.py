@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shipworthy.contract.expressions import parse_expression
+from shipworthy.contract.lookups import main_sources, place_of
 from shipworthy.contract.types import Contract, Source
 from shipworthy.data.columns import kinds
 from shipworthy.data.prepare import Prepared
@@ -96,22 +97,28 @@ def trace_columns(contract: Contract, reads: Mapping[str, SourceRead], accepted:
     """Of each column of the snapshot: name, type, missing values, where it came from, and whether models read it.
 
     A derived column names its `expression` and the columns of the snapshot that it reads (`columns`); without
-    `data.prepare` another one names its `source` and what it is called there (`field`).
+    `data.prepare`, and of what is looked up, it names its `source` and what it is called there (`field`).
     """
     known = kinds(contract) | {contract.target.column: "float" if contract.target.values is None else "category"}
-    only = next(iter(reads.values())) if contract.data.prepare is None else None
+    only = reads[main_sources(contract.data)[0]] if contract.data.prepare is None else None
     return [
         {"name": column.name, "type": known[column.name], "missing": column.null_count()}
         | ({"model": True} if column.name in contract.model_columns else {})
-        | _parentage(contract, only, column.name)
+        | _parentage(contract, only, reads, column.name)
         for column in accepted
     ]
 
 
-def _parentage(contract: Contract, only: SourceRead | None, name: str) -> dict[str, Any]:
+def _parentage(
+    contract: Contract, only: SourceRead | None, reads: Mapping[str, SourceRead], name: str
+) -> dict[str, Any]:
     if name in contract.derived:
         text = contract.derived[name].from_
         return {"expression": text, "columns": list(parse_expression(text, kinds(contract)).columns)}
+    place = place_of(name, contract.features[name]) if name in contract.features else None
+    if place is not None:
+        source = reads[contract.data.lookups[place[0]].source or place[0]]
+        return {"source": source.name, "field": source.names.get(place[1], place[1]), "lookup": place[0]}
     return {} if only is None else {"source": only.name, "field": only.names.get(name, name)}
 
 

@@ -49,15 +49,15 @@ def plan_requests(schema: Schema, frame: pl.DataFrame, key: str | None = None) -
     """
     if key is not None and key not in frame.columns:
         raise UsageError(f"there is no column {key!r} for --id; {_known(key, frame)}")
-    needed = [field.name for field in schema.features if field.missing == "reject"]
+    needed = [field.name for field in schema.asked if field.missing == "reject"]
     needed += [field.name for field in schema.context if field.required]
     lacking = [name for name in needed if name not in frame.columns]
     if lacking:
         raise DataError(f"the file has no column {', '.join(lacking)}; {_known(lacking[0], frame)}")
-    features = tuple(field for field in schema.features if field.name in frame.columns)
+    features = tuple(field for field in schema.asked if field.name in frame.columns)
     context = tuple(field for field in schema.context if field.name in frame.columns)
     named = key or next((field.name for field in context if field.role == "key"), None)
-    absent = tuple(field.name for field in schema.features if field.name not in frame.columns)
+    absent = tuple(field.name for field in schema.asked if field.name not in frame.columns)
     return RequestPlan(features, context, named, absent, _formats((*features, *context), frame))
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from shipworthy.contract.expressions import parse_expression
+from shipworthy.contract.lookups import needed_columns
 from shipworthy.contract.types import Column, Contract, Feature
 from shipworthy.data.columns import kinds
 from shipworthy.data.datetimes import detect_format
@@ -109,7 +110,7 @@ def find_changes(
         now: its columns now; where only their names are known, no type is compared.
         code: the text of what `data.prepare` runs: a column that it names is needed.
     """
-    wanted = _Needs(contract, code)
+    wanted = _Needs(contract, source, code)
     there, schema = (list(now.columns), now) if isinstance(now, Schema) else (list(now), None)
     gone = [name for name in before.columns if name not in there]
     new = [name for name in there if name not in before.columns]
@@ -176,20 +177,21 @@ def _read(texts: pl.Series, column: Column) -> pl.Series:
 class _Needs:
     """What of a contract needs a column of a source."""
 
-    def __init__(self, contract: Contract, code: str) -> None:
+    def __init__(self, contract: Contract, source: str, code: str) -> None:
         self.contract = contract
+        self.looked_up = needed_columns(contract, source)
         self.declared = _declared(contract)
         self.prepared = frozenset(_WORD.findall(code))
 
     def keys(self, name: str) -> tuple[str, ...]:
         """The keys of the contract that cannot do without the column."""
-        contract, found = self.contract, []
+        contract, found = self.contract, list(self.looked_up.get(name, ()))
         if name in self.declared:
             section = "context" if name in contract.context else "features" if name in contract.features else "target"
             found.append(section if section == "target" else f"{section}.{name}")
-        elif name in self.prepared:
+        elif name in self.prepared and not found:
             return ("data.prepare",)
-        lost = {name}
+        lost = {name, *(key.removeprefix("features.") for key in found)}
         for derived, column in contract.derived.items():
             if self._reads(column.from_, lost):
                 lost.add(derived)
@@ -197,7 +199,7 @@ class _Needs:
         found += [f"checks.{check.name}" for check in contract.checks if self._reads(check.expect, lost)]
         rules = contract.decision.fallback.rules
         found += [f"decision.fallback.rules[{at}]" for at, rule in enumerate(rules) if self._reads(rule.if_, lost)]
-        return tuple(found)
+        return tuple(dict.fromkeys(found))
 
     def _reads(self, text: str, names: set[str]) -> bool:
         try:

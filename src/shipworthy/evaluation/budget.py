@@ -13,8 +13,9 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,6 +48,8 @@ from shipworthy.security.keys import SigningKey
 from shipworthy.security.master import COMMAND_SETTING, KEY_BYTES, KEY_SETTING
 from shipworthy.security.signing import sign_envelope
 from shipworthy.security.vault import DATA_KEYS
+from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
+from shipworthy.serving.lookups import EPOCH
 
 ENVIRONMENT = "measured"
 SECONDS = 2.0  # of load
@@ -90,7 +93,11 @@ def measure_budget(
         raise EvidenceError("the test part has no rows; nothing can be sent to the server (training.split.test)")
     verified = verify_payload(payload)
     sample = test.head(DISTINCT_ROWS)
-    bodies = [json.dumps(document).encode() for document in request_documents(contract, sample)]
+    documents = list(request_documents(contract, sample))
+    matrix = encode(contract, sample)
+    if verified.lookups:
+        documents, matrix = _as_looked_up(verified, documents)
+    bodies = [json.dumps(document).encode() for document in documents]
     requests = [post(f"/v1/systems/{contract.system}/predict", body, {}) for body in bodies]
     rate = max(float(contract.gates.budget.at_rps), MIN_RPS) if contract.gates.budget is not None else MIN_RPS
     count = min(max(math.ceil(rate * seconds), MIN_REQUESTS), MAX_REQUESTS)
@@ -110,18 +117,47 @@ def measure_budget(
         cpu_seconds=after.cpu_seconds - before.cpu_seconds,
         memory_bytes=after.memory_bytes,
         size_bytes=sum(entry.size_bytes for entry in verified.manifest.files.values()),
-        wrong=count_wrong(load, verified, encode(contract, sample)),
+        wrong=count_wrong(load, verified, matrix),
     )
 
 
 def request_documents(contract: Contract, rows: pl.DataFrame) -> Iterator[dict[str, object]]:
     """Each row as a caller would send it: features, and the context that the rows carry; missing values left out."""
+    asked = [name for name, feature in contract.features.items() if feature.lookup is None]
     context = [name for name in contract.context if name in rows.columns]
     for row in rows.iter_rows(named=True):
-        document: dict[str, object] = {"inputs": _given(row, list(contract.features))}
+        document: dict[str, object] = {"inputs": _given(row, asked)}
         if context:
             document["context"] = _given(row, context)
         yield document
+
+
+def _as_looked_up(
+    payload: VerifiedPayload, documents: list[dict[str, object]]
+) -> tuple[list[dict[str, object]], NDArray[np.float32]]:
+    """The requests that are answered when all of the tables is known, and the model's rows of them.
+
+    What a row of the past looked up then is no longer in the tables, so the server's answers are held against what
+    they give now.
+    """
+    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules, payload.lookups)
+    known = [lookup.known_us for lookup in decoder.lookups if lookup.known_us is not None]
+    times = [field.name for field in payload.schema.context if field.role == "time"]
+    now = {times[0]: (EPOCH + timedelta(microseconds=max(known))).isoformat()} if known else {}
+    answered, rows = [], []
+    for document in documents:
+        context = document.get("context")
+        asked = {**document, "context": {**(context if isinstance(context, dict) else {}), **now}} if now else document
+        with suppress(InvalidRequestError):
+            rows.append(decoder.decode_object(asked).floats)
+            answered.append(asked)
+    if not answered:
+        names = ", ".join(lookup.field.name for lookup in decoder.lookups)
+        raise EvidenceError(
+            f"none of {len(documents):,} test rows finds what it needs in the tables of {names} as a release would "
+            "carry them; take newer rows into their sources, or let the features be missing"
+        )
+    return answered, np.array(rows, dtype=np.float32)
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def _served(
     """What the server makes of the rows: samples, answers, and what each feature contributed, (n, features)."""
     features = list(contract.features)
     policy = msgspec.structs.replace(payload.policy, reasons=len(features))
-    servable = make_servable(replace(payload, policy=policy), MEASURED, payload.digest, load_patiently)
+    servable = make_servable(replace(payload.as_recorded(), policy=policy), MEASURED, payload.digest, load_patiently)
     sign = -1.0 if policy.calibration.slope > 0 else 1.0  # setting it to the reference takes away what it gave
     samples: list[Sample] = []
     decided: list[Decided] = []

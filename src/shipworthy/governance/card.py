@@ -118,6 +118,11 @@ def _use(facts: CardFacts) -> str:
 
 
 def _allowed(column: Feature | Derived) -> str:
+    looked_up = column.lookup if isinstance(column, Feature) else None
+    return _values(column) + (f"; looked up: `{looked_up}`" if looked_up else "")
+
+
+def _values(column: Feature | Derived) -> str:
     values = column.values
     if values:
         shown = ", ".join(values[:8])

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from shipworthy.bundle.deployment import write_payload
-from shipworthy.bundle.format import Baselines, Policy, Schema
+from shipworthy.bundle.format import LOOKUPS, Baselines, Policy, Schema
 from shipworthy.contract.types import Contract
 from shipworthy.release.policy import Tuning, compile_policy
 from shipworthy.release.schema import compile_schema
@@ -25,7 +25,12 @@ class Payload:
 
 
 def build_payload(
-    contract: Contract, model: Mapping[str, bytes], tuning: Tuning, baselines: Baselines, destination: Path
+    contract: Contract,
+    model: Mapping[str, bytes],
+    tuning: Tuning,
+    baselines: Baselines,
+    destination: Path,
+    lookups: bytes | None = None,
 ) -> Payload:
     """Write model, schema, policy, baselines and manifest into the new or empty folder `destination`.
 
@@ -35,6 +40,7 @@ def build_payload(
         tuning: what the calibrate part fixed.
         baselines: of the training rows.
         destination: where the files are written, synced.
+        lookups: the tables of the contract's lookups (`data.lookups.pack_tables`); None where it has none.
 
     Raises:
         StorageError: the disk refused.
@@ -45,6 +51,7 @@ def build_payload(
         "schema.json": msgspec.json.encode(schema),
         "policy.json": msgspec.json.encode(policy),
         "baselines.json": msgspec.json.encode(baselines),
+        **({} if lookups is None else {LOOKUPS: lookups}),
     }
     digest = write_payload(destination, contract.system, contract.target.type, files)
     return Payload(destination, digest, sum(map(len, files.values())), schema, policy)

@@ -2,8 +2,9 @@
 
 from msgspec import UNSET
 
-from shipworthy.bundle.format import CheckField, ContextField, DerivedField, FeatureField, Schema
-from shipworthy.contract.types import ContextColumn, Contract, Derived, Feature
+from shipworthy.bundle.format import CheckField, ContextField, DerivedField, FeatureField, LookupField, Schema
+from shipworthy.contract.lookups import place_of
+from shipworthy.contract.types import ContextColumn, Contract, Derived, Feature, Lookup
 
 
 def compile_schema(contract: Contract) -> Schema:
@@ -15,11 +16,13 @@ def compile_schema(contract: Contract) -> Schema:
         derived=tuple(_derived(name, column) for name, column in contract.derived.items()),
         columns=contract.model_columns,
         checks=tuple(CheckField(name=check.name, condition=check.expect) for check in contract.checks),
+        lookups=tuple(_lookup(name, lookup) for name, lookup in contract.data.lookups.items()) or UNSET,
     )
 
 
 def _feature(name: str, column: Feature) -> FeatureField:
     low, high = column.range or (None, None)
+    place = place_of(name, column)
     return FeatureField(
         name=name,
         kind=column.type,
@@ -32,6 +35,17 @@ def _feature(name: str, column: Feature) -> FeatureField:
         missing=column.missing,
         pattern=UNSET if column.pattern is None else column.pattern,
         zone=column.zone,
+        lookup=UNSET if place is None else place[0],
+    )
+
+
+def _lookup(name: str, lookup: Lookup) -> LookupField:
+    return LookupField(
+        name=name,
+        key=tuple(lookup.key),
+        is_timed=lookup.time is not None,
+        delay_us=round((lookup.delay or 0) * 1e6),
+        max_age_us=None if lookup.age is None else round(lookup.age.at_most * 1e6),
     )
 
 

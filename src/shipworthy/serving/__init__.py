@@ -27,6 +27,7 @@ __all__ = [
     "lane",
     "last_good",
     "live",
+    "lookups",
     "message_counters",
     "meters",
     "metrics_port",

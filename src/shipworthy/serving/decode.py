@@ -9,6 +9,7 @@ What is accepted here gives the model the same float32 as the same value in a ta
 import functools
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +18,12 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from shipworthy.bundle.format import ContextField, DerivedField, FallbackRule, FeatureField, Schema
+from shipworthy.bundle.format import ContextField, DerivedField, FallbackRule, FeatureField, LookupTable, Schema
 from shipworthy.contract.expression_text import MAX_TEXT
 from shipworthy.contract.expressions import FLOAT32_MAX, Expression, Kind, Row, Value, compile_row, parse_derived
 from shipworthy.contract.patterns import Pattern
 from shipworthy.kernel.errors import ExpressionError, IntegrityError, RequestError
+from shipworthy.serving.lookups import Lookup, load_lookups, microseconds
 from shipworthy.serving.problem import FieldProblem
 from shipworthy.serving.values import clean_text, find_zone, read_datetime
 
@@ -90,15 +92,35 @@ class RequestDecoder:
     Args:
         schema: of the payload.
         rules: of the policy's fallback, which read effective values.
+        tables: of the schema's lookups, by name.
+        now: wall clock, Unix seconds: the time of a request without one, for lookups that ask.
 
     Raises:
-        IntegrityError: columns that the schema does not define, or an expression that does not parse.
+        IntegrityError: columns that the schema does not define, an expression that does not parse, or tables that are
+            not those of the schema's lookups.
     """
 
-    def __init__(self, schema: Schema, rules: Sequence[FallbackRule] = ()) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        rules: Sequence[FallbackRule] = (),
+        tables: Mapping[str, LookupTable] | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.schema = schema
-        self._features = schema.features
-        inputs = _define("Inputs", [(field.name, _feature_type(field)) for field in schema.features])
+        self.lookups = load_lookups(schema, tables or {})
+        self._now = now
+        self._asked = schema.asked
+        self._features = (*self._asked, *(field for lookup in self.lookups for field in lookup.features))
+        self._no_context = (UNSET,) * len(schema.context)
+        given = [*(field.name for field in self._asked), *(field.name for field in schema.context)]
+        self._finders = tuple((lookup, _key_places(lookup, given)) for lookup in self.lookups)
+        self._clock = next((field for field in schema.context if field.role == "time"), None)
+        self._time_place = None if self._clock is None else given.index(self._clock.name)
+        self._is_timed = any(lookup.field.is_timed for lookup in self.lookups)
+        self._names = tuple(field.name for field in self._features)
+        inputs = _define("Inputs", [(field.name, _feature_type(field)) for field in self._asked])
         context = _define("Context", [(field.name, _context_type(field)) for field in schema.context])
         needs_context = any(field.required for field in schema.context)
         self._request = msgspec.defstruct(
@@ -114,10 +136,10 @@ class RequestDecoder:
             gc=False,
         )
         self._decode = msgspec.json.Decoder(self._request).decode
-        self._checks = tuple(_finish_of(field) for field in schema.features)
-        self._codes = tuple(_codes_of(field) for field in schema.features)
+        self._checks = tuple(_finish_of(field) for field in self._features)
+        self._codes = tuple(_codes_of(field) for field in self._features)
         kinds = _column_kinds(schema)
-        self._places = _places(schema)
+        self._places = _places(schema, self._features)
         self._derived = tuple(_derivation(field, kinds, schema) for field in schema.derived)
         self._read = frozenset().union(*(_parse(field.expression, kinds).columns for field in schema.derived))
         self._rules = tuple((_compile(rule.condition, kinds), rule.action) for rule in rules)
@@ -125,9 +147,10 @@ class RequestDecoder:
         self._needs_values = bool(self._derived or self._rules or self._row_checks)
         self._direct = schema.columns == tuple(field.name for field in schema.features)
         self._plain = self._direct and not self._needs_values and all(_is_plain(field) for field in schema.features)
-        self._colons = any(_may_hold_colons(field) for field in schema.features)
-        is_fixed = not self._colons and all(field.missing != "allow" for field in schema.features)
-        self._fixed_colons = 1 + len(schema.features) if is_fixed else None  # of a request with nothing but inputs
+        self._plain = self._plain and not self.lookups
+        self._colons = any(_may_hold_colons(field) for field in self._asked)
+        is_fixed = not self._colons and all(field.missing != "allow" for field in self._asked)
+        self._fixed_colons = 1 + len(self._asked) if is_fixed else None  # of a request with nothing but inputs
         for zone in (*(field.zone for field in schema.features), *(field.zone for field in schema.context)):
             find_zone(zone)  # one that this machine lacks is found before anything is answered
         for pattern in (*(field.pattern for field in schema.features), *(field.pattern for field in schema.context)):
@@ -180,7 +203,7 @@ class RequestDecoder:
     def _mended(self, item: Any) -> Any:
         if not isinstance(item, dict):
             return item
-        parts = (("inputs", self._features), ("context", self.schema.context))
+        parts = (("inputs", self._asked), ("context", self.schema.context))
         return _copied(item, {name: _mended_values(item[name], fields) for name, fields in parts if name in item})
 
     def fallback_action(self, sample: Sample) -> str | float | None:
@@ -191,7 +214,7 @@ class RequestDecoder:
         return None
 
     def find_references(self, references: Mapping[str, float | None]) -> tuple[Reference, ...]:
-        """The features that the model sees and that have a reference, in the schema's order.
+        """The features that the model sees and that have a reference: in the schema's order, looked-up ones last.
 
         Args:
             references: reference of each model column; categories as codes.
@@ -245,6 +268,8 @@ class RequestDecoder:
         if self._plain:
             sample.floats = values
             return sample
+        if self._finders:
+            values = self._look_up(request, sample)
         floats: list[float] = [NAN] * len(self.schema.columns)
         effective: dict[str, object] = {}
         for field, value, check, codes, place in zip(
@@ -264,6 +289,43 @@ class RequestDecoder:
             sample.values = effective
         sample.floats = floats
         return sample
+
+    def moment_us(self, text: object = None) -> int:
+        """The time of a request in microseconds since 1970: what its context says, or now."""
+        if isinstance(text, str) and self._clock is not None:
+            moment = read_datetime(text, find_zone(self._clock.zone))
+            if moment is not None:
+                return microseconds(moment)
+        return int(self._now() * 1_000_000)
+
+    def _look_up(self, request: Any, sample: Sample) -> tuple[Any, ...]:
+        """The values of all features: those of the request, then those that its keys give, which are recorded too."""
+        found = _astuple(request.inputs)
+        given = (*found, *(self._no_context if request.context is None else _astuple(request.context)))
+        moment_us = self.moment_us(self._time_of(given)) if self._is_timed else 0
+        problems: list[FieldProblem] = []
+        for lookup, places in self._finders:
+            key = given[places[0]] if len(places) == 1 else tuple([given[place] for place in places])
+            row = lookup.find(key, moment_us)
+            values = lookup.row(row)
+            if row < 0:
+                sample.warn(lookup.explain(row))
+            if lookup.needed and any(values[place] is None for place, _ in lookup.needed):
+                shown = ", ".join(show(given[place]) for place in places)
+                problems += [
+                    FieldProblem(f"inputs.{name}", lookup.expect(row), shown)
+                    for place, name in lookup.needed
+                    if values[place] is None
+                ]
+            found += values
+        if problems:
+            raise InvalidRequestError(422, _detail(problems), problems)
+        named = zip(self._names, found, strict=True)
+        sample.inputs = {name: value for name, value in named if value is not UNSET and value is not None}
+        return found
+
+    def _time_of(self, given: tuple[Any, ...]) -> object:
+        return None if self._time_place is None else given[self._time_place]
 
     def _add_context(self, context: Any, effective: dict[str, object]) -> None:
         if context is None:
@@ -331,7 +393,7 @@ class RequestDecoder:
             yield FieldProblem("id", f"text of 1 to {MAX_ID} characters", show(key))
         if not isinstance(item.get("reasons", False), bool):
             yield FieldProblem("reasons", "true or false", show(item["reasons"]))
-        yield from _problems_of(item.get("inputs", UNSET), "inputs", self._features)
+        yield from _problems_of(item.get("inputs", UNSET), "inputs", self._asked)
         if item.get("context") is not None or any(field.required for field in self.schema.context):
             yield from _problems_of(item.get("context", UNSET), "context", self.schema.context)
 
@@ -752,7 +814,15 @@ def _value_of(field: FeatureField, reference: float) -> object:
     return bool(reference) if field.kind == "bool" else reference
 
 
-def _places(schema: Schema) -> tuple[int | None, ...]:
+def _key_places(lookup: Lookup, given: Sequence[str]) -> tuple[int, ...]:
+    """Where the parts of its key stand in what a request gives."""
+    strangers = set(lookup.field.key) - set(given)
+    if strangers:
+        raise IntegrityError(f"The payload's lookup {lookup.field.name} is by {strangers}, which no request carries.")
+    return tuple(given.index(name) for name in lookup.field.key)
+
+
+def _places(schema: Schema, features: Sequence[FeatureField]) -> tuple[int | None, ...]:
     places = {name: place for place, name in enumerate(schema.columns)}
     known = {field.name for field in schema.features} | {field.name for field in schema.derived}
     strangers = [name for name in schema.columns if name not in known]
@@ -760,4 +830,4 @@ def _places(schema: Schema) -> tuple[int | None, ...]:
         raise IntegrityError(
             f"The payload's model columns are not features or derived columns, once each: {strangers}."
         )
-    return tuple(places.get(field.name) for field in schema.features)
+    return tuple(places.get(field.name) for field in features)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from shipworthy import __version__
-from shipworthy.bundle.format import Kind, Policy, Schema
+from shipworthy.bundle.format import ContextField, FeatureField, Kind, Policy, Schema
 from shipworthy.serving.answer import Answer, Reasons
 from shipworthy.serving.caller import Call
 from shipworthy.serving.decode import InvalidRequestError, Sample
@@ -92,13 +92,20 @@ def describe_model(servable: Servable, versions: Sequence[str]) -> dict[str, Any
         "versions": list(versions),
         "platform": PLATFORM,
         "inputs": [
-            {"name": field.name, "datatype": DATATYPES[field.kind], "shape": [-1]} for field in servable.schema.features
+            {"name": field.name, "datatype": DATATYPES[field.kind], "shape": [-1]}
+            for field in _expected(servable.schema)
         ],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": [-1, *shape]}
             for name, (datatype, shape) in output_types(servable.policy).items()
         ],
     }
+
+
+def _expected(schema: Schema) -> list[FeatureField | ContextField]:
+    """The features that a caller sends, and the context without which others cannot be looked up."""
+    keys = {name for lookup in schema.looked_up for name in lookup.key}
+    return [*schema.asked, *(field for field in schema.context if field.name in keys)]
 
 
 def output_types(policy: Policy) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -266,7 +273,7 @@ def _wanted_outputs(request: InferRequest, policy: Policy) -> Sequence[str]:
 
 def _rows(request: InferRequest, schema: Schema, *, reasons: bool) -> list[dict[str, Any]]:
     """The request's rows as plain request objects."""
-    kinds: dict[str, Kind] = {field.name: field.kind for field in schema.features}
+    kinds: dict[str, Kind] = {field.name: field.kind for field in schema.asked}
     contexts: dict[str, Kind] = {field.name: field.kind for field in schema.context}
     request.inputs = _parted(request.inputs, schema)
     names = [tensor.name for tensor in request.inputs]
@@ -301,8 +308,9 @@ def _rows(request: InferRequest, schema: Schema, *, reasons: bool) -> list[dict[
 
 def _parted(tensors: list[Tensor], schema: Schema) -> list[Tensor]:
     """One tensor for each feature, where all come in a single one of numbers."""
-    names = [field.name for field in schema.features]
-    if len(tensors) != 1 or tensors[0].name in names or any(f.kind not in ("float", "int") for f in schema.features):
+    names = [field.name for field in schema.asked]
+    is_one = len(tensors) == 1 and bool(names) and tensors[0].name not in names
+    if not is_one or any(field.kind not in ("float", "int") for field in schema.asked):
         return tensors
     (tensor,) = tensors
     data = tensor.data or []
@@ -316,7 +324,7 @@ def _parted(tensors: list[Tensor], schema: Schema) -> list[Tensor]:
     columns = [data[place :: len(names)] for place in range(len(names))]
     return [
         Tensor(name=field.name, datatype=DATATYPES[field.kind], shape=[len(column)], data=column)
-        for field, column in zip(schema.features, columns, strict=True)
+        for field, column in zip(schema.asked, columns, strict=True)
     ]
 
 

@@ -150,7 +150,7 @@ def _infer_operation() -> dict[str, Any]:
 
 
 def _request_schema(schema: Schema) -> dict[str, Any]:
-    inputs = _object([(field.name, _feature(field), field.missing == "reject") for field in schema.features])
+    inputs = _object([(field.name, _feature(field), field.missing == "reject") for field in schema.asked])
     context = _object([(field.name, _context(field), field.required) for field in schema.context])
     needs_context = any(field.required for field in schema.context)
     key = {"type": ["string", "null"], "minLength": 1, "maxLength": 256}

@@ -54,7 +54,7 @@ def make_servable(
     Raises:
         IntegrityError: schema, policy and model do not fit together.
     """
-    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
+    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules, payload.lookups)
     runtime = make_runtime(payload)
     pace = _warm(runtime, payload)
     sentinel = load_sentinel(payload.baselines.novelty, payload.schema)

@@ -164,10 +164,10 @@ def restate(sample: Sample, asked: Servable, other: Servable) -> Sample | None:
 
     Fields that the other does not know are left out.
     """
-    if asked.schema == other.schema:
+    if asked.schema == other.schema and not other.schema.looked_up:  # each looks up in its own tables
         return msgspec.structs.replace(sample)
     item = {
-        "inputs": _known(sample.inputs, [field.name for field in other.schema.features]),
+        "inputs": _known(sample.inputs, [field.name for field in other.schema.asked]),
         "context": _known(sample.context, [field.name for field in other.schema.context]),
     }
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shipworthy.contract.expressions import did_you_mean
+from shipworthy.contract.lookups import OWN_COLUMN, main_sources, needed_columns
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.steps import column_kinds, columns_read, step_scopes
 from shipworthy.contract.types import Contract, Source
@@ -51,8 +52,10 @@ def check(project: Project) -> CheckReport:
     contract = parse_contract(text, CONTRACT_FILE)
     looks = look_at_sources(project, contract)
     columns = {name: look.columns for name, look in looks.items() if look.columns is not None}
-    if contract.data.prepare is None and len(columns) == len(looks):
-        parse_contract(text, CONTRACT_FILE, columns={name for names in columns.values() for name in names})
+    main = {name: columns[name] for name in main_sources(contract.data) if name in columns}
+    if contract.data.prepare is None and len(main) == len(main_sources(contract.data)):
+        parse_contract(text, CONTRACT_FILE, columns={name for names in main.values() for name in names})
+        _judge_lookups(contract, {name for names in main.values() for name in names})
     _judge_keys(contract, columns)
     lines = [("contract", f"{contract.system}, {len(contract.features)} features, target {contract.target.column}")]
     lines += [(f"{'source' if look.is_there else BROKEN} {name}", look.words) for name, look in looks.items()]
@@ -107,6 +110,16 @@ def _judge_keys(contract: Contract, columns: Mapping[str, tuple[str, ...]]) -> N
             if source in columns and name not in columns[source]:
                 guess = did_you_mean(name, columns[source])
                 raise DataError(f"data.keys[{number}].{key}: {source} has no column {name!r}{guess}")
+    for source, there in columns.items():
+        for name, keys in needed_columns(contract, source).items():
+            if name not in there:
+                raise DataError(f"{keys[0]}: source {source} has no column {name!r}{did_you_mean(name, there)}")
+
+
+def _judge_lookups(contract: Contract, main: Collection[str]) -> None:
+    for name, feature in contract.features.items():
+        if feature.lookup is not None and name in main:
+            raise DataError(f"features.{name}.lookup: {OWN_COLUMN.format(name)}")
 
 
 def find_questions(project: Project, contract: Contract) -> "list[Finding]":

@@ -8,6 +8,7 @@ other row is left to the row decoder, which has the words for what is wrong, cli
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,8 +20,9 @@ from shipworthy.contract.expression_text import MAX_TEXT
 from shipworthy.contract.expressions import FLOAT32_MAX, Kind, parse_derived, parse_expression
 from shipworthy.contract.patterns import Pattern
 from shipworthy.data.columns import class_codes, evaluate
-from shipworthy.data.requests import RequestPlan, Values, read_values
-from shipworthy.serving.decode import INT64_MAX, INT64_MIN
+from shipworthy.data.requests import MOMENT, RequestPlan, Values, read_values
+from shipworthy.serving.decode import INT64_MAX, INT64_MIN, RequestDecoder
+from shipworthy.serving.lookups import Lookup
 
 Field = FeatureField | ContextField
 
@@ -45,17 +47,25 @@ class Judged:
     sent: Mapping[str, pl.Series]  # features and context as JSON has them, by name
 
 
-def judge_rows(schema: Schema, plan: RequestPlan, rows: pl.DataFrame) -> Judged:
-    """Judge `rows` by the schema of a release.
+def judge_rows(decoder: RequestDecoder, plan: RequestPlan, rows: pl.DataFrame) -> Judged:
+    """Judge `rows` as a release sees them.
 
     Args:
-        schema: of the release.
+        decoder: of the release.
         plan: of the table, which has `rows`.
         rows: some rows of it.
     """
-    fields: tuple[Field, ...] = (*schema.features, *schema.context)
-    read = {field.name: _read(field, plan, rows) for field in fields}
+    schema = decoder.schema
+    asked: tuple[Field, ...] = (*schema.asked, *schema.context)
+    read = {field.name: _read(field, plan, rows) for field in asked}
     plain = np.ones(rows.height, dtype=np.bool_)
+    fields: list[Field] = list(asked)
+    for lookup in decoder.lookups:
+        found = _find(decoder, lookup, read)
+        plain &= found >= 0
+        for feature, column in zip(lookup.features, lookup.gather(found.tolist()), strict=True):
+            read[feature.name] = _looked_up(feature, column)
+            fields.append(feature)
     for field in fields:
         _keep(plain, _suits(field, read[field.name]))
     typed = pl.DataFrame([values.typed.alias(name) for name, values in read.items()])
@@ -63,6 +73,24 @@ def judge_rows(schema: Schema, plan: RequestPlan, rows: pl.DataFrame) -> Judged:
     for check in schema.checks:
         _keep(plain, _evaluated(schema, check.condition, typed).fill_null(True))
     return Judged(plain, _matrix(schema, typed), {name: values.sent for name, values in read.items()})
+
+
+def _find(decoder: RequestDecoder, lookup: Lookup, read: Mapping[str, Values]) -> NDArray[np.int64]:
+    """The row of the lookup's table that each row gets, or why none, as the row decoder finds it."""
+    parts = [read[name].typed.to_list() for name in lookup.field.key]
+    keys = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
+    clock = next((field.name for field in decoder.schema.context if field.role == "time"), None)
+    if clock is None or not lookup.field.is_timed:
+        moments = [0] * len(keys)
+    else:
+        moments = read[clock].typed.dt.timestamp("us").fill_null(decoder.moment_us()).to_list()
+    return np.fromiter(map(lookup.find, keys, moments), dtype=np.int64, count=len(keys))
+
+
+def _looked_up(field: FeatureField, column: Sequence[Any]) -> Values:
+    """What a lookup gives, as if it had been sent."""
+    kind = pl.String() if field.kind == "datetime" else _KINDS[field.kind]
+    return read_values(field, pl.DataFrame({field.name: pl.Series(column, dtype=kind)}), MOMENT)
 
 
 def _keep(plain: NDArray[np.bool_], suits: pl.Series) -> None:

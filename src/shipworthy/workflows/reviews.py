@@ -315,7 +315,7 @@ def _reasons(payload: VerifiedPayload, record: Record) -> dict[str, Any] | None:
 
     if record.source != "model" or not payload.policy.reasons:
         return None
-    servable = make_servable(payload, record.release, payload.digest, load_patiently)
+    servable = make_servable(payload.as_recorded(), record.release, payload.digest, load_patiently)
     sample = servable.decoder.decode_object({"inputs": record.inputs, "context": record.context})
     decided = infer(servable, [sample])[0]
     found = None if isinstance(decided, str) else explain(servable, [sample], [decided])[0]

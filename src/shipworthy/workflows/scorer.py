@@ -267,7 +267,7 @@ class Scorer:
     def _group(self, rows: pl.DataFrame, names: pl.Series, simple: NDArray[np.bool_]) -> list[_Group]:
         """The rows that need nothing special, by the release that answers them."""
         primary = self._live.primary
-        first = judge_rows(primary.schema, self._plan, rows)
+        first = judge_rows(primary.decoder, self._plan, rows)
         simple = simple & first.plain
         if len(self._live.servables) == 1:
             return _grouped(primary, simple, first)
@@ -277,7 +277,7 @@ class Scorer:
             chosen[place] = choose_release(self._shares, self._live.deployment.salt, units[place])
         groups: list[_Group] = []
         for number, servable in enumerate(self._live.servables):
-            judged = first if servable is primary else judge_rows(servable.schema, self._plan, rows)
+            judged = first if servable is primary else judge_rows(servable.decoder, self._plan, rows)
             groups += _grouped(servable, (chosen == number) & judged.plain, judged)
         return groups
 

@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from shipworthy.contract.patterns import Pattern
 from shipworthy.kernel.errors import NotFoundError
 from shipworthy.security.keys import load_public_keys
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder
+from shipworthy.serving.lookups import EPOCH
 from shipworthy.workflows.layout import Project
 
 EXAMPLE_TRIES = 2000  # of rows, where the middle one is refused
@@ -85,10 +87,10 @@ def example_request(bundle: VerifiedBundle) -> dict[str, Any]:
     ones each time.
     """
     payload = bundle.payload
-    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
+    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules, payload.lookups)
     columns = {column.name: column for column in payload.baselines.columns}
     middle = _request(payload.schema, lambda field: _middle(field, columns.get(field.name)))
-    if _is_answered(decoder, middle):
+    if not decoder.lookups and _is_answered(decoder, middle):
         return middle
     return next(_seen_requests(payload, decoder), middle)
 
@@ -96,7 +98,7 @@ def example_request(bundle: VerifiedBundle) -> dict[str, Any]:
 def example_requests(bundle: VerifiedBundle, count: int) -> list[dict[str, Any]]:
     """Up to `count` requests of values that training saw, at least one; the same ones each time."""
     payload = bundle.payload
-    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules)
+    decoder = RequestDecoder(payload.schema, payload.policy.fallback_rules, payload.lookups)
     return list(islice(_seen_requests(payload, decoder), count)) or [example_request(bundle)]
 
 
@@ -106,8 +108,25 @@ def _seen_requests(payload: VerifiedPayload, decoder: RequestDecoder) -> Iterato
     chance = random.Random(0)  # noqa: S311 (an example is no secret)
     for _ in range(EXAMPLE_TRIES):
         request = _request(payload.schema, lambda field: _seen(field, columns.get(field.name), chance))
+        _set_keys(request, decoder, chance)
         if _is_answered(decoder, request):
             yield request
+
+
+def _set_keys(request: dict[str, Any], decoder: RequestDecoder, chance: random.Random) -> None:
+    """Let the request look up what is there, at a moment when all of it was known."""
+    names = {field.name for field in decoder.schema.context}
+    for lookup in decoder.lookups:
+        if lookup:
+            key = chance.choice(lookup.keys)
+            for name, value in zip(lookup.field.key, key if isinstance(key, tuple) else (key,), strict=True):
+                request.setdefault("context" if name in names else "inputs", {})[name] = value
+    known = [lookup.known_us for lookup in decoder.lookups if lookup.known_us is not None]
+    clock = next((field.name for field in decoder.schema.context if field.role == "time"), None)
+    if known and clock is not None:
+        request.setdefault("context", {})[clock] = (
+            f"{EPOCH + timedelta(microseconds=max(known) + 999_999):%Y-%m-%dT%H:%M:%SZ}"
+        )
 
 
 def _is_answered(decoder: RequestDecoder, request: dict[str, Any]) -> bool:
@@ -121,7 +140,7 @@ def _is_answered(decoder: RequestDecoder, request: dict[str, Any]) -> bool:
 def _request(schema: Schema, draw: Callable[[Field], Any]) -> dict[str, Any]:
     read = " ".join(column.expression for column in schema.derived)
     needed = [field for field in schema.context if field.required or re.search(rf"\b{field.name}\b", read)]
-    inputs = {field.name: draw(field) for field in schema.features}
+    inputs = {field.name: draw(field) for field in schema.asked}
     context = {field.name: draw(field) for field in needed}
     request: dict[str, Any] = {"inputs": {name: value for name, value in inputs.items() if value is not None}}
     return request | ({"context": context} if context else {})

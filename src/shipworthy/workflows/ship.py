@@ -7,7 +7,7 @@ knows under that key is not done again. Stop it anywhere and run it again: it ca
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shipworthy.bundle.format import DeployedRelease
@@ -35,6 +35,7 @@ class ShipReport:
     stages: tuple[StageReport, ...]
     verdicts: tuple[dict[str, Any], ...]
     broken: Mapping[str, Mapping[str, Any]]  # sources that could not be used as they are, and what stood in for them
+    lookups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # what was found in each, in rows
     findings: tuple[dict[str, Any], ...] = ()  # questions about the data
     anomalies: tuple[dict[str, Any], ...] = ()  # what of the snapshot is unlike those before it
     changes: tuple[dict[str, Any], ...] = ()  # of the sources' columns since the snapshot before
@@ -57,6 +58,7 @@ class ShipReport:
             "changes": list(self.changes),
             "steps": list(self.steps),
             "future": self.future,
+            **({"lookups": {name: dict(found) for name, found in self.lookups.items()}} if self.lookups else {}),
         }
 
 
@@ -131,7 +133,12 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     )
     built = shipping.stage(
         "payload",
-        {"candidate": trained["artefacts"], "snapshot": ingested["snapshot"], "contract": shipping.sections("payload")},
+        {
+            "candidate": trained["artefacts"],
+            "snapshot": ingested["snapshot"],
+            "contract": shipping.sections("payload"),
+            **({"lookups": _lookups(shipping, ingested)} if contract.data.lookups else {}),
+        },
         lambda: _pack(shipping, ingested, trained),
     )
     champion = _champion(shipping, built["payload"])
@@ -167,10 +174,16 @@ def _ship(shipping: Shipping, gathered: Gathered, code: dict[str, str]) -> ShipR
     )  # fmt: skip
 
 
+def _lookups(shipping: Shipping, ingested: Outputs) -> dict[str, Any]:
+    """What the release carries to look features up: the tables, and how their rows are found."""
+    declared = {name: found.model_dump(mode="json") for name, found in shipping.contract.data.lookups.items()}
+    return {"tables": ingested["artefacts"]["lookups"], "declared": declared}
+
+
 def _seen(ingested: Outputs) -> dict[str, Any]:
     """What the ingest saw in the data, as the report has it."""
     lists = {name: tuple(ingested.get(name, ())) for name in ("findings", "anomalies", "changes", "steps")}
-    return {**lists, "future": ingested.get("future")}
+    return {**lists, "future": ingested.get("future"), "lookups": ingested.get("lookups", {})}
 
 
 def _champion(shipping: Shipping, payload: str) -> Mapping[str, Any] | None:

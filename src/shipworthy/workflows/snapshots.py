@@ -69,6 +69,7 @@ def describe(project: Project, ledger: Ledger, contract: Contract, version: List
         "quality": {name: body.get(name) for name in ("rows", "quarantined", "reasons", "noted", "quarantine")},
         "steps": body.get("steps", []),
         "future": body.get("future"),
+        **({"lookups": body["lookups"]} if body.get("lookups") else {}),
         "lineage": {
             "up": [_edge(edge.parent, edge.relation) for edge in ledger.lineage(node, "up")],
             "down": [_edge(edge.child, edge.relation) for edge in ledger.lineage(node, "down")],

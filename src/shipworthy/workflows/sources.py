@@ -68,11 +68,13 @@ class Gathered:
         found = {name: source.digest for name, source in self.found.items() if name not in self.broken}
         return found | {name: broken.digest for name, broken in self.broken.items() if broken.digest is not None}
 
-    def origins(self) -> list[str]:
-        """The lineage's nodes of all that is used."""
-        used = [found.origins for name, found in self.found.items() if name not in self.broken]
+    def origins(self, names: Collection[str] | None = None) -> list[str]:
+        """The lineage's nodes of all that is used, or of what is used of the sources `names`."""
+        wanted = self.found.keys() if names is None else names
+        used = [found.origins for name, found in self.found.items() if name in wanted and name not in self.broken]
         nodes = [f"{node}@{digest}" for origins in used for node, digest in origins.items()]
-        return nodes + [f"source:{name}@{it.digest}" for name, it in self.broken.items() if it.digest is not None]
+        broken = {name: it.digest for name, it in self.broken.items() if name in wanted}
+        return nodes + [f"source:{name}@{digest}" for name, digest in broken.items() if digest is not None]
 
     @property
     def stand_ins(self) -> dict[str, list[str | None]]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from shipworthy.data.diff import ColumnChange, Difference, SchemaChange
 from shipworthy.faces.cli.options import command
-from shipworthy.faces.cli.show import Face, number
+from shipworthy.faces.cli.show import Face, lookup_words, number
 from shipworthy.faces.wiring import open_parts, open_to_read
 from shipworthy.workflows.history import LATEST, Listed, find_version, list_history
 from shipworthy.workflows.layout import Project
@@ -261,6 +261,8 @@ def _say_version(face: Face, system: str, version: Listed, found: dict[str, Any]
     if quality["quarantined"]:
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in (quality["reasons"] or {}).items())
         face.say(f"Quarantined: {_count(quality['quarantined'], 'row')} ({escape(reasons)})")
+    for name, counts in found.get("lookups", {}).items():
+        face.say(f"Lookup {escape(name)}: {lookup_words(counts)}")
     for source, digest in version.sources.items():
         face.say(f"Source: {escape(source)} ({digest[7:19]})")
     for word, names in (("Tags", version.tags), ("Releases", version.releases), ("Serving", version.serving)):

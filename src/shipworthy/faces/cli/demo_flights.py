@@ -99,7 +99,7 @@ def _set_out(run: Narrator, flights: Flights) -> int:
     write_side_tables(run.project / "data")
     rows = _export(run, flights, GO_LIVE)
     run.explain(
-        f"{run.project}/shipworthy.yaml is the contract, prepare.py joins the tables, train.py trains.\n"
+        f"{run.project}/shipworthy.yaml is the contract, prepare.py joins the weather, train.py trains.\n"
         f"data/flights.csv has what flew until 31 March: {rows:,} of the year's {flights.table.height:,} departures."
     )
     run.command("check")

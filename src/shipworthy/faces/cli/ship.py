@@ -15,7 +15,7 @@ from rich.text import Text
 
 from shipworthy.faces.cli.main import DONE, REFUSED
 from shipworthy.faces.cli.options import command
-from shipworthy.faces.cli.show import Face, number, outcome_text
+from shipworthy.faces.cli.show import Face, lookup_words, number, outcome_text
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import ConflictError
 from shipworthy.security.keyring import COMMAND_SETTING as SIGNING_SETTING
@@ -128,12 +128,14 @@ def _show(face: Face, root: Path, report: ShipReport, seconds: float, deployment
 
 
 def _say_data(face: Face, root: Path, report: ShipReport) -> None:
-    """What became of the rows on their way, and what of the data is not as it was."""
+    """What became of the rows on their way, what was looked up, and what of the data is not as it was."""
     is_new = any(stage.name == "ingest" and not stage.reused for stage in report.stages)
     for step in report.steps if is_new else ():
         face.say(f"[dim]step {step['step']}[/]: {escape(step['words'])}")
     if report.future is not None and is_new:
         _say_future(face, report.future)
+    for name, counts in report.lookups.items() if is_new else ():
+        face.say(f"lookup {escape(name)}: {lookup_words(counts)}")
     for change in report.changes:
         is_breaking = change["impact"] == "breaking"
         breaks = f"; it breaks {', '.join(change['breaks'])}" if is_breaking else ""

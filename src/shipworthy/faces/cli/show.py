@@ -86,3 +86,20 @@ def number(value: float | None, digits: int = 4) -> str:
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
+
+
+def lookup_words(counts: Mapping[str, int]) -> str:
+    """What became of the rows that looked something up in one lookup.
+
+    >>> counts = {"found": 7, "not_found": 2, "too_old": 1, "keys": 4, "undated": 0, "repeated": 0, "unfit": 3}
+    >>> lookup_words(counts)
+    '7 of 10 rows found, 2 not, 1 too old; 4 keys go with the release, 3 values of them against the contract left out'
+    """
+    rows = counts["found"] + counts["not_found"] + counts["too_old"]
+    words = f"{counts['found']:,} of {rows:,} rows found"
+    words += f", {counts['not_found']:,} not" if counts["not_found"] else ""
+    words += f", {counts['too_old']:,} too old" if counts["too_old"] else ""
+    words += f"; {counts['keys']:,} keys go with the release"
+    words += f", {counts['unfit']:,} values of them against the contract left out" if counts["unfit"] else ""
+    words += f"; {counts['undated']:,} rows of it without key or time" if counts["undated"] else ""
+    return words + (f"; {counts['repeated']:,} with key and time of a later row" if counts["repeated"] else "")

@@ -11,6 +11,7 @@ import polars as pl
 from shipworthy.contract.types import Contract
 from shipworthy.data.findings import find_all
 from shipworthy.data.health import Judgement
+from shipworthy.data.lookups import join_lookups, main_reads, pack_tables
 from shipworthy.data.origins import trace, trace_columns
 from shipworthy.data.point_in_time import Proof, watched_sources
 from shipworthy.data.prepare import Prepared, prepare, prove_point_in_time
@@ -55,20 +56,26 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     past = read_past(parts.ledger, parts.artefacts, contract.system)
     schemas = {name: read_schema(contract, source.frame) for name, source in reads.items()}
     changes = schema_changes(project, contract, past[-1].schemas if past else {}, schemas)
+    main = main_reads(contract, reads)
     orphans = find_orphans(contract, {name: source.frame for name, source in reads.items()})
     with _refusals_recorded(shipping, changes, {"orphans": [found.to_json() for found in orphans]}):
         judge_orphans(orphans)
     with _refusals_recorded(shipping, changes):
-        prepared, proof = _prepared(shipping, reads)
+        prepared, proof = _prepared(shipping, main)
     if proof is not None and proof.ahead and contract.data.accept.future == "refuse":
         raise _refused(shipping, proof.told(), changes, {"future": proof.to_json()})
-    reads = _with_rejected(reads, prepared)
-    frame, malformed = prepared.frame, _malformed(reads, prepared)
+    main = _with_rejected(main, prepared)
+    malformed = _malformed({**reads, **main}, prepared)
+    with _refusals_recorded(shipping, changes):
+        looked_up = join_lookups(contract, prepared.frame, reads, now=parts.now())
+        prepared = replace(prepared, frame=looked_up.frame)
+        tables = pack_tables(looked_up.tables) if looked_up.tables else None
+    frame = prepared.frame
     with _refusals_recorded(shipping, changes):
         shipping.tell("ingest", f"checking {frame.height:,} rows")
         validated = validate(contract, frame, malformed=malformed)
     validated, replayed = _with_replayed(shipping, validated)
-    placed = _placed(prepared, validated.quarantined, reads, malformed)
+    placed = _placed(prepared, validated.quarantined, main, malformed)
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
     kept = f". The rows and their reasons are in {quarantine}." if quarantine else ""
     steps = [step.to_json() for step in prepared.steps]
@@ -85,12 +92,14 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
     shipping.tell("ingest", "looking for what a person should be asked")
     findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
-    origins = trace(contract, reads, prepared, validated, project.root)
+    origins = trace(contract, main, prepared, validated, project.root)
     made = {
         "profile": put_json(parts, profile_json(observed.profile), "profile"),
         "sketches": put_json(parts, pack_profile(observed.profile), "sketches"),
         "origins": parts.artefacts.put_bytes(origins, "origins").digest,
     }
+    if tables is not None:
+        made["lookups"] = parts.artefacts.put_bytes(tables, "lookups").digest
     outputs: Outputs = {
         "snapshot": snapshot.digest,
         "version": snapshot.version,
@@ -104,6 +113,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         **({"steps": steps} if steps else {}),
         **({"future": proof.to_json()} if proof is not None else {}),
         **({"replayed": replayed} if replayed else {}),
+        **({"lookups": {name: found.to_json() for name, found in looked_up.counts.items()}} if tables else {}),
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
         "sources": dict(sources),
@@ -127,6 +137,12 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         digest = digest_bytes((project.root / prepared_by).read_bytes())
         links.append({"parent": f"file:{prepared_by}@{digest}", "relation": "ran", "child": snapshot_node(outputs)})
     links.append({"parent": snapshot_node(outputs), "relation": "profiled", "child": made["profile"]})
+    if tables is not None:
+        looked_in = {lookup.source or name for name, lookup in contract.data.lookups.items()}
+        links += [
+            {"parent": parent, "relation": "looked up", "child": made["lookups"]}
+            for parent in gathered.origins(looked_in)
+        ]
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,

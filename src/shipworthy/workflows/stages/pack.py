@@ -43,9 +43,11 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
         baselines = with_swings(baselines, contract, (matrix[places.train], times[places.train]), scored)
     files = model_files(contract, trained["artefacts"])
     model = {name: parts.artefacts.get_bytes(digest) for name, digest in files.items()}
+    digest = ingested["artefacts"].get("lookups")
+    tables = None if digest is None else parts.artefacts.get_bytes(digest)
     with work_folder(parts, "payload") as work:
-        payload = build_payload(contract, model, tuning, baselines, work / "payload")
-        skew = measure_skew(payload.schema, payload.policy.fallback_rules, frame, matrix)
+        payload = build_payload(contract, model, tuning, baselines, work / "payload", tables)
+        skew = measure_skew(payload.schema.as_recorded(), payload.policy.fallback_rules, frame, matrix)
         if skew.different:
             raise ConversionError(str(skew))
         artefacts = {
@@ -67,6 +69,7 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
         "artefacts": [artefact_entry(parts, digest, f"payload/{name}") for name, digest in artefacts.items()],
         "links": [
             *({"parent": digest, "relation": "packed", "child": payload.digest} for digest in files.values()),
+            *([] if digest is None else [{"parent": digest, "relation": "packed", "child": payload.digest}]),
             {"parent": f"run:{trained['run']}", "relation": "packed", "child": payload.digest},
         ],
     }

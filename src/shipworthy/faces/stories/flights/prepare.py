@@ -1,4 +1,4 @@
-"""Four tables to one row for each scheduled flight, with what is known two hours before it is due to leave.
+"""Timetable and weather to one row for each scheduled flight, with what is known two hours before it is due to leave.
 
 Nothing that is known only later becomes a feature: no real departure or arrival time, no time in the air.
 """
@@ -17,21 +17,17 @@ def prepare(sources):
         *("temp", "humid", "wind_speed", "precip", "pressure", "visib"),
     )
     weather = weather.unique(["origin", "due"], keep="first", maintain_order=True)
-    planes = sources["planes"].select("tailnum", "seats", plane_year="year")
-    airports = sources["airports"].select(dest="faa", dest_lat="lat", dest_lon="lon")
     delay = pl.col("arr_delay").cast(pl.Float64, strict=False)
     return (
         sources["flights"]
         .with_columns(DUE.alias("due"))
         .join(weather, on=["origin", "due"], how="left", maintain_order="left")
-        .join(planes, on="tailnum", how="left", maintain_order="left")
-        .join(airports, on="dest", how="left", maintain_order="left")
         .select(
             "flight_id",
             pl.format("{}{}/{}", "carrier", "flight", pl.col("due").dt.date()).alias("flight"),
             pl.col("due").dt.strftime("%Y-%m-%dT%H:%M:%S").alias("scheduled"),
             pl.col("due").dt.weekday().cast(pl.String).alias("weekday"),
-            *("hour", "carrier", "origin", "distance", "dest_lat", "dest_lon", "plane_year", "seats"),
+            *("hour", "carrier", "origin", "dest", "tailnum", "distance"),
             *("temp", "humid", "wind_speed", "precip", "pressure", "visib"),
             (delay > LATE_MINUTES).cast(pl.Int8).cast(pl.String).alias("late"),  # missing where it never arrived
         )
