@@ -96,7 +96,7 @@ def test_steps_count_and_a_planted_leak_is_refused(
     contract.write_text(contract.read_text().replace("accept: {", "accept: {future: note, "))
     noted = shipworthy("ship", "--project", folder)
     assert noted.code == 0, noted.err
-    assert "?? rate sees the future in" in noted.out
+    assert "?? future: rate sees the future in" in noted.out
 
 
 def test_check_names_a_column_that_a_step_or_a_time_lacks(tmp_path: Path, shipworthy: Callable[..., Any]):

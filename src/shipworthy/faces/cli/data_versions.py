@@ -256,7 +256,7 @@ def _say_version(face: Face, system: str, version: Listed, found: dict[str, Any]
     for step in found["steps"]:
         face.say(f"Step {step['step']}: {escape(step['words'])}")
     if found["future"] is not None:
-        face.say(escape(found["future"]["words"]))
+        face.say(f"Future: {escape(found['future']['words'])}")
     quality = found["quality"]
     if quality["quarantined"]:
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in (quality["reasons"] or {}).items())

@@ -152,7 +152,8 @@ def _say_data(face: Face, root: Path, report: ShipReport) -> None:
 def _say_future(face: Face, future: Mapping[str, Any]) -> None:
     """Whether features see what became known later."""
     is_proven = not future["ahead"] and any(cut["rows"] for cut in future["cuts"])
-    face.say(f"[dim]{escape(future['words'])}[/]" if is_proven else f"[yellow]??[/] {escape(future['words'])}")
+    words = escape(future["words"])
+    face.say(f"[dim]future[/]: {words}" if is_proven else f"[yellow]??[/] future: {words}")
 
 
 def _say_deployment(face: Face, root: Path, deployment: dict[str, Any] | None) -> None:
