@@ -16,13 +16,13 @@ from shipworthy.data.validate import validate
 from shipworthy.evaluation.skew import ROWS, Skew, measure_skew
 from shipworthy.release.schema import compile_schema
 
-DERIVED = {
+DERIVED: dict[str, dict[str, Any]] = {
     "ratio": {"from": "100 * children / income", "type": "float", "range": (0, 50), "outside": "clip"},
     "size": {"from": "bucket(income, 2, 5)", "type": "category", "values": ("low", "middle", "high")},
     "home": {"from": 'lower(note) + "!"', "type": "category", "values": ("é!", "straße!"), "unknown": "review"},
     "many": {"from": "children > 1", "type": "bool"},
 }
-FEATURES = {
+FEATURES: dict[str, dict[str, Any]] = {
     "income": {"type": "float", "range": (0, 1000), "outside": "missing"},
     "children": {"type": "int", "missing": "allow"},
     "note": {"type": "text", "missing": "allow"},
@@ -108,6 +108,13 @@ def test_a_row_of_which_the_request_is_not_known_is_counted_apart(contract: Cont
     )
     frame = derive(contract, frame)
     assert compared(contract, frame).to_json() == {"rows": 9, "columns": 6, "different": 0, "unsent": 1}
+
+
+def test_where_every_feature_may_be_missing_every_row_is_compared(changed: Callable[..., Contract]) -> None:
+    features = {name: {**feature, "missing": "allow"} for name, feature in FEATURES.items()}
+    contract = changed(features=features, derived={}, context={"id": {"role": "key", "type": "text"}})
+    assert compared(contract, accepted(contract, 20)).rows == 20
+    assert compared(contract, accepted(contract, 20).head(0)).rows == 0
 
 
 def test_of_many_rows_the_strangest_are_compared(contract: Contract) -> None:

@@ -69,8 +69,10 @@ def measure_skew(
         matrix: shape (n, columns), the same rows as the model was given them.
     """
     needed = [field.name for field in schema.features if field.missing == "reject"]
-    sendable = ~frame.select(pl.any_horizontal(pl.col(needed).is_null(), pl.lit(False))).to_series()
-    places = _chosen(frame, matrix, np.flatnonzero(sendable.to_numpy()))
+    sendable = np.ones(frame.height, dtype=np.bool_)
+    for name in needed:
+        sendable &= frame[name].is_not_null().to_numpy()
+    places = _chosen(frame, matrix, np.flatnonzero(sendable))
     rows = frame[places]
     plan = replace(plan_requests(schema, rows), key=None)
     decoder = RequestDecoder(schema, rules)
