@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shipworthy.bundle.format import FallbackRule, Schema
 from shipworthy.data.requests import make_requests, plan_requests
+from shipworthy.kernel.errors import ConversionError
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder, Sample, show
 from shipworthy.serving.problem import FieldProblem
 
@@ -53,6 +54,20 @@ class Skew:
             f"{first.in_server} of the same row; {self.different:,} of {self.rows:,} rows differ, so the model would "
             "not be asked what it was taught. Compute the column in data.prepare instead"
         )
+
+
+def prove_no_skew(
+    schema: Schema, rules: tuple[FallbackRule, ...], frame: pl.DataFrame, matrix: NDArray[np.float32]
+) -> Skew:
+    """`measure_skew`, which has to find no difference.
+
+    Raises:
+        ConversionError: it found one; names the column and both results.
+    """
+    skew = measure_skew(schema, rules, frame, matrix)
+    if skew.different:
+        raise ConversionError(str(skew))
+    return skew
 
 
 def measure_skew(

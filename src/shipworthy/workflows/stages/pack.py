@@ -8,8 +8,7 @@ import msgspec
 from shipworthy.data.columns import encode, target_array
 from shipworthy.data.novelty import fit_novelty
 from shipworthy.data.quality import build_baselines
-from shipworthy.evaluation.skew import measure_skew
-from shipworthy.kernel.errors import ConversionError
+from shipworthy.evaluation.skew import prove_no_skew
 from shipworthy.ledger.events import Event
 from shipworthy.monitoring.drift import event_times, reference_scores, with_swings
 from shipworthy.release.payload import build_payload
@@ -45,9 +44,7 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
     model = {name: parts.artefacts.get_bytes(digest) for name, digest in files.items()}
     with work_folder(parts, "payload") as work:
         payload = build_payload(contract, model, tuning, baselines, work / "payload")
-        skew = measure_skew(payload.schema, payload.policy.fallback_rules, frame, matrix)
-        if skew.different:
-            raise ConversionError(str(skew))
+        skew = prove_no_skew(payload.schema, payload.policy.fallback_rules, frame, matrix)
         artefacts = {
             file.name: parts.artefacts.put_file(file, f"payload/{file.name}").digest
             for file in sorted(payload.directory.iterdir())
