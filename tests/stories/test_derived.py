@@ -54,7 +54,7 @@ def test_what_is_computed_from_a_row_is_the_same_from_the_table_to_the_answer(
 
     inputs = {"income": 60.5, "debt": 3, "purpose": "car", "job": " nurse", "due": "2026-07-06T00:00:00Z"}
     with serving(folder) as server:
-        asked = {"inputs": {**inputs, "asked": "2026-07-05T12:00:00"}, "context": {"loan_id": "a"}}
+        asked: dict[str, Any] = {"inputs": {**inputs, "asked": "2026-07-05T12:00:00"}, "context": {"loan_id": "a"}}
         code, answer = server.post(asked)
         assert (code, answer["warnings"], answer["handling"]) == (200, [], "automatic")
         code, other = server.post({**asked, "inputs": {**asked["inputs"], "job": "baker"}})

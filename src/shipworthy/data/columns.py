@@ -264,8 +264,10 @@ def _call(function: Function, arguments: list[pl.Series], literals: tuple[Any, .
 def _of_texts(function: Function, arguments: list[pl.Series], literals: tuple[Any, ...]) -> pl.Series:
     texts = arguments[0].str
     match function:
-        case "lower" | "upper":
-            return _cased(lower if function == "lower" else upper, arguments[0])
+        case "lower":
+            return _cased(arguments[0], texts.to_lowercase(), lower)
+        case "upper":
+            return _cased(arguments[0], texts.to_uppercase(), upper)
         case "strip":
             return texts.strip_chars(SPACES)
         case "length":
@@ -286,10 +288,14 @@ def _of_texts(function: Function, arguments: list[pl.Series], literals: tuple[An
             return functools.reduce(operator.add, arguments)
 
 
-def _cased(change: Callable[[str], str | None], values: pl.Series) -> pl.Series:
-    """Each different text once, by the server's own function: polars knows other letters than Python does."""
-    different = values.drop_nulls().unique()
-    return values.replace_strict(different, pl.Series([change(text) for text in different], dtype=pl.String))
+def _cased(values: pl.Series, changed: pl.Series, change: Callable[[str], str | None]) -> pl.Series:
+    """`changed` of ASCII; else each different text once, by the server's own function: polars knows other letters."""
+    is_ascii = values.str.len_bytes() == values.str.len_chars()
+    others = values.filter(~is_ascii).unique()
+    if others.is_empty():
+        return changed
+    known = pl.Series([change(text) for text in others], dtype=pl.String)
+    return changed.zip_with(is_ascii.fill_null(True), values.replace_strict(others, known, default=None))
 
 
 def _of_numbers(function: Function, arguments: list[pl.Series], literals: tuple[Any, ...]) -> pl.Series:

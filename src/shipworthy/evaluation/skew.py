@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shipworthy.bundle.format import FallbackRule, Schema
 from shipworthy.data.requests import make_requests, plan_requests
+from shipworthy.kernel.errors import ConversionError
 from shipworthy.serving.decode import InvalidRequestError, RequestDecoder, Sample, show
 from shipworthy.serving.problem import FieldProblem
 
@@ -55,6 +56,20 @@ class Skew:
         )
 
 
+def prove_no_skew(
+    schema: Schema, rules: tuple[FallbackRule, ...], frame: pl.DataFrame, matrix: NDArray[np.float32]
+) -> Skew:
+    """`measure_skew`, which has to find no difference.
+
+    Raises:
+        ConversionError: it found one; names the column and both results.
+    """
+    skew = measure_skew(schema, rules, frame, matrix)
+    if skew.different:
+        raise ConversionError(str(skew))
+    return skew
+
+
 def measure_skew(
     schema: Schema, rules: tuple[FallbackRule, ...], frame: pl.DataFrame, matrix: NDArray[np.float32]
 ) -> Skew:
@@ -69,8 +84,10 @@ def measure_skew(
         matrix: shape (n, columns), the same rows as the model was given them.
     """
     needed = [field.name for field in schema.features if field.missing == "reject"]
-    sendable = ~frame.select(pl.any_horizontal(pl.col(needed).is_null(), pl.lit(False))).to_series()
-    places = _chosen(frame, matrix, np.flatnonzero(sendable.to_numpy()))
+    sendable = np.ones(frame.height, dtype=np.bool_)
+    for name in needed:
+        sendable &= frame[name].is_not_null().to_numpy()
+    places = _chosen(frame, matrix, np.flatnonzero(sendable))
     rows = frame[places]
     plan = replace(plan_requests(schema, rows), key=None)
     decoder = RequestDecoder(schema, rules)

@@ -81,7 +81,7 @@ class TrainingError(ShipworthyError, RuntimeError):
 
 
 class ConversionError(ShipworthyError, ValueError):
-    """A fitted model that cannot become a servable one, or not with the same answers."""
+    """A fitted model that cannot become a servable one, or not with the same inputs and answers."""
 
     code = "conversion"
 

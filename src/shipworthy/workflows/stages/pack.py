@@ -8,8 +8,7 @@ import msgspec
 from shipworthy.data.columns import encode, target_array
 from shipworthy.data.novelty import fit_novelty
 from shipworthy.data.quality import build_baselines
-from shipworthy.evaluation.skew import measure_skew
-from shipworthy.kernel.errors import ConversionError
+from shipworthy.evaluation.skew import prove_no_skew
 from shipworthy.ledger.events import Event
 from shipworthy.monitoring.drift import event_times, reference_scores, with_swings
 from shipworthy.release.payload import build_payload
@@ -47,9 +46,7 @@ def build(shipping: Shipping, ingested: Mapping[str, Any], trained: Mapping[str,
     tables = None if digest is None else parts.artefacts.get_bytes(digest)
     with work_folder(parts, "payload") as work:
         payload = build_payload(contract, model, tuning, baselines, work / "payload", tables)
-        skew = measure_skew(payload.schema.as_recorded(), payload.policy.fallback_rules, frame, matrix)
-        if skew.different:
-            raise ConversionError(str(skew))
+        skew = prove_no_skew(payload.schema.as_recorded(), payload.policy.fallback_rules, frame, matrix)
         artefacts = {
             file.name: parts.artefacts.put_file(file, f"payload/{file.name}").digest
             for file in sorted(payload.directory.iterdir())
