@@ -46,6 +46,7 @@ __all__ = [
     "snapshot",
     "sources",
     "split",
+    "stream",
     "table_files",
     "tables",
     "validate",

@@ -13,6 +13,7 @@ _OFFSETS = (" %H:%M%#z", "T%H:%M%#z", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z")
 FORMATS: tuple[str, ...] = tuple(
     date + time for date in _DATES for time in (*_TIMES, *_OFFSETS) if "T" not in time or date == "%Y-%m-%d"
 )
+_DATE = r"\d\s*[-/.]\s*[+-]?\w+\s*[-/.]\s*[+-]?\d"  # what any of them reads has
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,10 @@ def detect_format(texts: pl.Series) -> Format | None:
     '%Y-%m-%d'
     """
     sample = _sample(texts)
-    if not len(sample):
+    dates = sample.filter(sample.str.contains(_DATE))
+    if not len(dates):
         return None
-    counts = {pattern: _count(sample, pattern) for pattern in FORMATS}
+    counts = {pattern: _count(dates, pattern) for pattern in FORMATS}
     best = max(FORMATS, key=lambda pattern: counts[pattern])
     if not counts[best]:
         return None

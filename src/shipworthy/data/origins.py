@@ -63,9 +63,9 @@ def trace(
     found = [pl.DataFrame(schema=RUNS)]
     is_union, offset = sum(read.frame.height for read in reads.values()) == frame.height, 0
     for name, read in reads.items():
-        part = frame[offset : offset + read.frame.height] if is_union else frame
-        kept = contract.data.prepare is None or _is_kept(read.frame, part)
-        places = _kept(frame.height, part.height, offset if is_union else 0) if kept else _keyed(contract, read, frame)
+        start, count = (offset, read.frame.height) if is_union else (0, frame.height)
+        kept = contract.data.prepare is None or _is_kept(read.frame, frame[start : start + count])
+        places = _kept(frame.height, count, start) if kept else _keyed(contract, read, frame)
         offset += read.frame.height
         before, named = 0, {}
         for file, piece in zip_longest(read.files, _parts(contract.data.sources[name], read, root)):

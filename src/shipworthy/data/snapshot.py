@@ -199,7 +199,12 @@ def _write(path: Path, frame: pl.DataFrame, parts: list[str]) -> int | None:
 
 def _known(digest: str, rows: int, first: int, chain: str | None) -> dict[str, str | int]:
     """What a commit says of its version."""
-    noted = {DIGEST_KEY: digest, ROWS_KEY: rows, FIRST_KEY: first or None, CHAIN_KEY: chain}
+    noted: dict[str, str | int | None] = {
+        DIGEST_KEY: digest,
+        ROWS_KEY: rows,
+        FIRST_KEY: first or None,
+        CHAIN_KEY: chain,
+    }
     return {key: value for key, value in noted.items() if value is not None}
 
 

@@ -38,6 +38,7 @@ from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.sources import Gathered, read_all
 from shipworthy.workflows.stages.folders import artefact_entry, put_json, work_folder
 from shipworthy.workflows.stages.rows import snapshot_node
+from shipworthy.workflows.stages.streams import stream_large
 
 Outputs = dict[str, Any]
 
@@ -48,10 +49,13 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     """Sources to a snapshot; rows that do not fit are kept in quarantine with their reasons."""
     parts, contract = shipping.parts, shipping.contract
     project = parts.project
+    streamed = stream_large(shipping, gathered)
     reads, unread = read_all(shipping, gathered)
     sources = gathered.digests
     past = read_past(parts.ledger, parts.artefacts, contract.system)
-    schemas = {name: read_schema(contract, source.frame) for name, source in reads.items()}
+    schemas = {each.read.name: each.schema for each in streamed} or {
+        name: read_schema(contract, source.frame) for name, source in reads.items()
+    }
     changes = schema_changes(project, contract, past[-1].schemas if past else {}, schemas)
     orphans = find_orphans(contract, {name: source.frame for name, source in reads.items()})
     with _refusals_recorded(shipping, changes, {"orphans": [found.to_json() for found in orphans]}):
@@ -60,7 +64,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         with work_folder(parts, "prepare") as work:
             frame = prepare(contract, reads, project.root, work=work, environment=shipping.environment)
         shipping.tell("ingest", f"checking {frame.height:,} rows")
-        validated = validate(contract, frame, malformed=_malformed(reads))
+        validated = streamed[0].validated if streamed else validate(contract, frame, malformed=_malformed(reads))
     validated, replayed = _with_replayed(shipping, validated)
     placed = _placed(contract, validated.quarantined, reads)
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
