@@ -48,7 +48,12 @@ class Origin:
 
 
 def trace(
-    contract: Contract, reads: Mapping[str, SourceRead], frame: pl.DataFrame, validated: Validated, root: Path
+    contract: Contract,
+    reads: Mapping[str, SourceRead],
+    frame: pl.DataFrame,
+    validated: Validated,
+    root: Path,
+    standing: pl.DataFrame | None = None,
 ) -> bytes:
     """The runs of rows that came from each source, as Parquet with the columns `RUNS`; no values of any row.
 
@@ -58,8 +63,11 @@ def trace(
         frame: the prepared rows.
         validated: what became of them.
         root: of the project, from which files are named.
+        standing: the runs of files whose rows stand before these; None: there are none.
     """
-    rows = _snapshot_rows(frame.height, validated)
+    ahead = pl.DataFrame(schema=RUNS) if standing is None else standing
+    first, accepted = _ends(ahead)
+    rows = _snapshot_rows(frame.height, validated, first)
     found = [pl.DataFrame(schema=RUNS)]
     is_union, offset = sum(read.frame.height for read in reads.values()) == frame.height, 0
     for name, read in reads.items():
@@ -77,12 +85,15 @@ def trace(
             before += len(piece.lines)
         found.append(_malformed(name, read.malformed, named))
     buffer = io.BytesIO()
-    pl.concat(found).write_parquet(buffer, compression="zstd", statistics=False)
+    runs = pl.concat(found).with_columns(pl.col("prepared") + first, pl.col("row") + accepted)
+    pl.concat([ahead, runs]).write_parquet(buffer, compression="zstd", statistics=False)
     return buffer.getvalue()
 
 
-def trace_columns(contract: Contract, reads: Mapping[str, SourceRead], accepted: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each column of the snapshot: name, type, missing values, where it came from, and whether models read it.
+def trace_columns(
+    contract: Contract, reads: Mapping[str, SourceRead], missing: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Of each column of the snapshot, in order: name, type, missing values, its origin, and whether models read it.
 
     A derived column names its `expression` and the columns of the snapshot that it reads (`columns`); without
     `data.prepare` another one names its `source` and what it is called there (`field`).
@@ -90,10 +101,10 @@ def trace_columns(contract: Contract, reads: Mapping[str, SourceRead], accepted:
     known = kinds(contract) | {contract.target.column: "float" if contract.target.values is None else "category"}
     only = next(iter(reads.values())) if contract.data.prepare is None else None
     return [
-        {"name": column.name, "type": known[column.name], "missing": column.null_count()}
-        | ({"model": True} if column.name in contract.model_columns else {})
-        | _parentage(contract, only, column.name)
-        for column in accepted
+        {"name": name, "type": known[name], "missing": count}
+        | ({"model": True} if name in contract.model_columns else {})
+        | _parentage(contract, only, name)
+        for name, count in missing.items()
     ]
 
 
@@ -145,9 +156,15 @@ def _origins(runs: pl.DataFrame, at: pl.Expr) -> list[Origin]:
 # --- where rows are
 
 
-def _snapshot_rows(height: int, validated: Validated) -> NDArray[np.int64]:
+def _ends(runs: pl.DataFrame) -> tuple[int, int]:
+    """How many prepared rows, and rows of the snapshot, the runs have."""
+    ends = runs.select((pl.col("prepared", "row") + pl.col("rows") - 1).max().fill_null(0)).row(0)
+    return int(ends[0]), int(ends[1])
+
+
+def _snapshot_rows(height: int, validated: Validated, first: int) -> NDArray[np.int64]:
     """The snapshot's row of each prepared row, both from 0; -1 where it is in quarantine."""
-    held = validated.quarantined.to_series(0).drop_nulls().to_numpy() - 1
+    held = validated.quarantined.to_series(0).drop_nulls().to_numpy() - (first + 1)
     accepted = np.ones(height, dtype=bool)
     accepted[held] = False
     return np.where(accepted, np.cumsum(accepted) - 1, -1).astype(np.int64)

@@ -10,7 +10,7 @@ import fcntl
 import io
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
@@ -102,6 +102,72 @@ def take(contract: Contract, accepted: pl.DataFrame, tables: Path, vault: Vault 
     raise ConflictError(f"{path}: others wrote {ATTEMPTS} versions while this one was to be written; run it again")
 
 
+def extend(base: Snapshot, added: pl.DataFrame) -> Snapshot | None:
+    """Keep the rows of `base` with `added` below them as a version, without reading more of `base` than its last part.
+
+    Args:
+        base: not encrypted.
+        added: with its columns and types.
+
+    Returns:
+        None where the table's newest version is another, or does not tell what is needed: then all rows are taken.
+
+    Raises:
+        StorageError: the table cannot be written.
+    """
+    found = _end_of(base)
+    if found is None or found.rest.schema != added.schema:
+        return None
+    parts = [*found.before, *_part_digests(pl.concat([found.rest, added]))]
+    rows = base.rows + added.height
+    digest, full = _chained(parts), parts[: len(found.before) + (found.rest.height + added.height) // PART_ROWS]
+    number = _find(base.path, digest, is_sealed=False)
+    if number is None:
+        known = _known(digest, rows, base.rows, _chained(full) if full else None)
+        number = _commit(base.path, found.table, added, base.rows, known)
+    return None if number is None else Snapshot(digest, number, rows, base.path)
+
+
+def is_extensible(base: Snapshot) -> bool:
+    """Whether `extend` can build on it: the table's newest version, with all that tells its digest."""
+    return _end_of(base) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where a snapshot ends."""
+
+    table: DeltaTable
+    before: list[str]  # the chain of its whole parts; empty if there are none
+    rest: pl.DataFrame  # the rows behind them
+
+
+def _end_of(base: Snapshot) -> _End | None:
+    """The end of the table's newest version, if it is `base` and tells its digest."""
+    table = open_table(base.path)
+    if table is None:
+        return None
+    versions = (v for v in list_versions(base.path) if not v.is_sealed and v.number == table.version())
+    version = next((v for v in versions if v.digest == base.digest and v.rows == base.rows > 0), None)
+    whole = base.rows // PART_ROWS
+    if version is None or (whole and version.chain is None) or not is_whole(base.path, version):
+        return None
+    rest = _read_from(base.path, table, whole * PART_ROWS)
+    before = [version.chain] if whole and version.chain else []
+    parts = [*before, *(_part_digests(rest) if rest.height else ())]
+    return _End(table, before, rest) if _chained(parts) == base.digest else None
+
+
+def read_some(snapshot: Snapshot, columns: Sequence[str]) -> pl.DataFrame | None:
+    """Some columns of a snapshot that is not encrypted, in any order of rows, unverified; None if it is not there."""
+    try:
+        table = DeltaTable(str(snapshot.path), version=snapshot.version)
+        files = [snapshot.path / name for name in files_of(table)]
+        return pl.read_parquet(files, columns=list(columns), glob=False).select(columns)
+    except (DeltaError, OSError, pl.exceptions.PolarsError):
+        return None
+
+
 def read(snapshot: Snapshot, vault: Vault | None = None) -> pl.DataFrame:
     """The rows of a snapshot, in their order.
 
@@ -186,6 +252,13 @@ def _read_version(path: Path, number: int) -> pl.DataFrame:
         return pl.scan_delta(table).collect().drop(ORDER)
     frame = pl.read_parquet([path / name for name in files], glob=False)  # scan_delta fails below a folder with a space
     return (frame if frame[ORDER].is_sorted() else frame.sort(ORDER)).drop(ORDER)
+
+
+def _read_from(path: Path, table: DeltaTable, first: int) -> pl.DataFrame:
+    """The rows from `first` on."""
+    files = [path / name for name in files_of(table)]
+    rows = pl.scan_parquet(files, glob=False).filter(pl.col(ORDER) >= first).collect()
+    return (rows if rows[ORDER].is_sorted() else rows.sort(ORDER)).drop(ORDER)
 
 
 def _write(path: Path, frame: pl.DataFrame, parts: list[str]) -> int | None:

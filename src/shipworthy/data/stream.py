@@ -4,7 +4,7 @@ What comes out is what `validate` makes of all rows at once. Where some rows at 
 dates are in doubt, most rows are malformed), nothing comes out, and the whole is to be read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,16 +28,37 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """The first files of a source, whose rows stand in a snapshot already."""
+
+    files: tuple[FileRead, ...]
+    names: Mapping[str, str]  # as of `SourceRead`
+    formats: Mapping[str, str]  # as of `Validated`
+    held: Callable[[Sequence[str]], pl.DataFrame]  # columns of their accepted rows
+
+    @property
+    def rows(self) -> int:
+        """Those that were parted in fields."""
+        return sum(file.rows for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
 class Streamed:
     """A source whose rows were validated as they were read."""
 
     read: SourceRead  # its frame has as many rows as were read, and none of their columns
-    validated: Validated
+    validated: Validated  # rows have their numbers among those of all files
     schema: Schema
 
 
 def stream_source(
-    contract: Contract, name: str, root: Path, digests: Mapping[Path, str], *, block_bytes: int = CHUNK_BYTES
+    contract: Contract,
+    name: str,
+    root: Path,
+    digests: Mapping[Path, str],
+    *,
+    before: Before | None = None,
+    block_bytes: int = CHUNK_BYTES,
 ) -> Streamed | None:
     """The rows of a source of CSV or TSV files, validated; None where they have to be read as a whole.
 
@@ -46,6 +67,7 @@ def stream_source(
         name: of the source.
         root: the project's directory.
         digests: of each of its files, as it lies on the disk.
+        before: its first files, which are not read; of the others alone are the rows that come out.
         block_bytes: about as many are read at a time.
 
     Raises:
@@ -56,11 +78,12 @@ def stream_source(
         path = root / (source.path or "")
         files = find_files(path)
         dialect = declared(source, number_columns(contract))
-        if any(find_format(file, dialect) not in ("csv", "tsv") for file in files):
+        fresh = files[0 if before is None else len(before.files) :]
+        if any(find_format(file, dialect) not in ("csv", "tsv") for file in fresh):
             return None
         if set(files) != set(digests):
             raise changed(path)
-        reading = _Reading(contract, path, files, digests, dialect, block_bytes)
+        reading = _Reading(contract, path, files, digests, dialect, block_bytes, before)
         try:
             judged = reading.judged()
         except DataError:  # which the whole tells with all that belongs to it
@@ -86,6 +109,7 @@ class _Reading:
     digests: Mapping[Path, str]
     dialect: Dialect
     block_bytes: int
+    before: Before | None
     names: Mapping[str, str] = field(default_factory=dict)
     parts: list[Validated] = field(default_factory=list)
     done: list[FileRead] = field(default_factory=list)
@@ -96,6 +120,9 @@ class _Reading:
 
     def judged(self) -> Validated | None:
         """All rows by all rules; None where the whole is to be read."""
+        if self.before is not None:
+            self.names = self.before.names
+            return self._judged_behind(self.before)
         formats: Mapping[str, str] | None = None
         for _ in range(3):  # with the dates' formats that the first rows tell; if those say little, that all rows tell
             formats = self._pass(formats)
@@ -105,18 +132,25 @@ class _Reading:
                 return hold_unique(self.contract, joined(self.parts), self._rows_at)
         return None
 
-    def _pass(self, formats: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    def _judged_behind(self, before: Before) -> Validated | None:
+        """The rows of the files that are new; their dates are read by the format of the many before them."""
+        if self._pass(before.formats, before.rows) is None:
+            return None
+        judged = joined(self.parts)
+        return hold_unique(self.contract, judged, self._rows_at, first=before.rows, held_before=before.held)
+
+    def _pass(self, formats: Mapping[str, str] | None, first: int = 0) -> Mapping[str, str] | None:
         """Judge every row by its own, if the formats are known or the first rows tell; the formats that all tell."""
         self.parts, self.done, self.lost, self.sample, self.every, self.values = [], [], [], pl.DataFrame(), 1, {}
         rows = 0
-        for file in self.files:
+        for file in self._fresh():
             lines: list[pl.Series] = []
             start, malformed = rows, 0
             for frame, block in _ahead(self._blocks(file)):
                 if not rows and formats is None:
                     formats = self._told(frame)
                 if formats is not None:
-                    self.parts.append(judge_rows(self.contract, frame, formats, first=rows))
+                    self.parts.append(judge_rows(self.contract, frame, formats, first=first + rows))
                 self._note(frame, rows)
                 rows += frame.height
                 malformed += block.malformed.height
@@ -127,7 +161,10 @@ class _Reading:
             if malformed > rows - start:
                 return None
             self.done.append(self._file_read(file, rows - start, lines))
-        return find_formats(self.contract, self.sample)
+        return formats if self.before is not None else find_formats(self.contract, self.sample)
+
+    def _fresh(self) -> tuple[Path, ...]:
+        return self.files[0 if self.before is None else len(self.before.files) :]
 
     def _told(self, frame: pl.DataFrame) -> Mapping[str, str] | None:
         try:
@@ -164,7 +201,7 @@ class _Reading:
     def _rows_at(self, rows: pl.Series) -> pl.DataFrame:
         """Rows as they were read, read once more."""
         found, before = [], 0
-        for file in self.files:
+        for file in self._fresh():
             for frame, _ in self._blocks(file):
                 inside = rows.filter((rows >= before) & (rows < before + frame.height)) - before
                 found.append(frame[inside])
@@ -198,7 +235,7 @@ class _Reading:
             rows=rows + sum(part.height for part in self.lost),
             malformed=self.malformed(),
             names=self.names,
-            files=tuple(self.done),
+            files=(*(() if self.before is None else self.before.files), *self.done),
         )
 
 

@@ -138,33 +138,45 @@ def joined(parts: Sequence[Validated]) -> Validated:
     return Validated(
         accepted=pl.concat(part.accepted for part in parts),
         quarantined=pl.concat(part.quarantined for part in parts),
-        reasons=_summed(part.reasons for part in parts),
+        reasons=summed(part.reasons for part in parts),
         examples={reason: text for part in reversed(parts) for reason, text in part.examples.items()},
-        noted=_summed(part.noted for part in parts),
-        checks=_summed(part.checks for part in parts),
+        noted=summed(part.noted for part in parts),
+        checks=summed(part.checks for part in parts),
         formats=parts[0].formats,
     )
 
 
-def hold_unique(contract: Contract, judged: Validated, rows_at: Callable[[pl.Series], pl.DataFrame]) -> Validated:
+def hold_unique(
+    contract: Contract,
+    judged: Validated,
+    rows_at: Callable[[pl.Series], pl.DataFrame],
+    *,
+    first: int = 0,
+    held_before: Callable[[Sequence[str]], pl.DataFrame] | None = None,
+) -> Validated:
     """Of each key the first acceptable row stays, then of each value or combination that is to be unique.
 
     Args:
         contract: says what is unique.
         judged: all rows of the batch.
         rows_at: the rows of these numbers, from 0 and ascending, as they were read.
+        first: how many rows stand before them.
+        held_before: columns of the accepted ones among those; None: there are none.
     """
     for columns, words in unique_columns(contract):
         held = judged.accepted.select(columns)
         known = _all_known(held)
         held = held if known is None else held.filter(known)
-        if held.hash_rows().n_unique() == held.height:
-            continue  # other hashes, other values
-        repeated = ~held.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+        repeated = pl.repeat(False, held.height, dtype=pl.Boolean, eager=True)
+        if held.hash_rows().n_unique() != held.height:  # other hashes, other values
+            repeated = ~held.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+        if held_before is not None:
+            repeated = repeated | _stand_in(held, held_before(columns))
+        if not repeated.any():
+            continue
         if known is not None:
             repeated = pl.repeat(False, len(known), eager=True).scatter(known.arg_true().filter(repeated), True)
-        if repeated.any():
-            judged = _without(judged, repeated, columns, words, rows_at)
+        judged = _without(judged, repeated, columns, words, rows_at, first)
     return judged
 
 
@@ -182,13 +194,26 @@ def completed(judged: Validated, columns: Sequence[str], malformed: pl.DataFrame
         _, reason, broken = (_free(name, columns) for name in NAMES)
         lost = malformed.select(pl.col("reason").alias(reason), pl.format("line {}: {}", "line", "text").alias(broken))
         quarantined = pl.concat([quarantined, lost], how="diagonal") if lost.height else quarantined
-    ordered = dict(sorted(reasons.items(), key=lambda item: -item[1]))
-    return replace(judged, quarantined=quarantined, reasons=ordered)
+    return replace(judged, quarantined=quarantined, reasons=most_frequent(reasons))
 
 
-def accepted_rows(judged: Validated) -> NDArray[np.int64]:
-    """The number, from 0, that each accepted row has in the rows as they were read."""
-    held = judged.quarantined.to_series(0).drop_nulls().to_numpy() - 1
+def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Rows of each reason, of several parts."""
+    found: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.items():
+            found[reason] = found.get(reason, 0) + count
+    return found
+
+
+def most_frequent(reasons: Mapping[str, int]) -> dict[str, int]:
+    """The reasons, those of most rows first."""
+    return dict(sorted(reasons.items(), key=lambda item: -item[1]))
+
+
+def accepted_rows(judged: Validated, first: int = 0) -> NDArray[np.int64]:
+    """The number, from 0, that each accepted row has in the rows as they were read; `first` stand before them."""
+    held = judged.quarantined.to_series(0).drop_nulls().to_numpy() - (first + 1)
     is_accepted = np.ones(judged.accepted.height + len(held), dtype=np.bool_)
     is_accepted[held] = False
     return np.flatnonzero(is_accepted)
@@ -352,18 +377,17 @@ def _any(flags: list[_Flag], height: int) -> pl.Series:
 # --- the two parts
 
 
-def _summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for part in parts:
-        for reason, count in part.items():
-            found[reason] = found.get(reason, 0) + count
-    return found
-
-
 def _all_known(held: pl.DataFrame) -> pl.Series | None:
     """Where no column is missing; None: everywhere."""
     lacking = [series.is_not_null() for series in held if series.null_count()]
     return functools.reduce(operator.and_, lacking) if lacking else None
+
+
+def _stand_in(held: pl.DataFrame, before: pl.DataFrame) -> pl.Series:
+    """Which rows of `held` are among those of before: the few are looked for in the many."""
+    known = before.join(held.unique(), on=held.columns, how="semi").unique()
+    found = held.with_row_index("__at").join(known, on=held.columns, how="semi")["__at"]
+    return pl.repeat(False, held.height, dtype=pl.Boolean, eager=True).scatter(found, True)
 
 
 def _without(
@@ -372,19 +396,20 @@ def _without(
     columns: Sequence[str],
     words: str,
     rows_at: Callable[[pl.Series], pl.DataFrame],
+    first: int,
 ) -> Validated:
     """Accepted rows that repeat others, in quarantine."""
     reason = f"{', '.join(columns)}: {words}"
-    rows = pl.Series(accepted_rows(judged)[repeated.arg_true().to_numpy()])
+    rows = pl.Series(accepted_rows(judged, first)[repeated.arg_true().to_numpy()])
     raw = rows_at(rows)
     flag = _Flag(reason, pl.repeat(True, raw.height, eager=True), columns[0] if len(columns) == 1 else "")
-    held = _quarantined(raw, [flag], flag.rows).with_columns((rows + 1).alias(judged.quarantined.columns[0]))
+    held = _quarantined(raw, [flag], flag.rows).with_columns((rows + (first + 1)).alias(judged.quarantined.columns[0]))
     return replace(
         judged,
         accepted=judged.accepted.filter(~repeated),
         quarantined=pl.concat([judged.quarantined, held]).sort(judged.quarantined.columns[0]),
         reasons={**judged.reasons, reason: raw.height},
-        examples={**judged.examples, reason: _example(raw, flag, int(rows[0]))},
+        examples={**judged.examples, reason: _example(raw, flag, first + int(rows[0]))},
     )
 
 

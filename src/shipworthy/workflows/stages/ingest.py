@@ -38,6 +38,7 @@ from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.sources import Gathered, read_all
 from shipworthy.workflows.stages.folders import artefact_entry, put_json, work_folder
 from shipworthy.workflows.stages.rows import snapshot_node
+from shipworthy.workflows.stages.standing import KIND, find_standing, note_standing
 from shipworthy.workflows.stages.streams import stream_large
 
 Outputs = dict[str, Any]
@@ -49,10 +50,12 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     """Sources to a snapshot; rows that do not fit are kept in quarantine with their reasons."""
     parts, contract = shipping.parts, shipping.contract
     project = parts.project
-    streamed = stream_large(shipping, gathered)
-    reads, unread = read_all(shipping, gathered)
-    sources = gathered.digests
     past = read_past(parts.ledger, parts.artefacts, contract.system)
+    standing = find_standing(shipping, gathered, past)
+    streamed = stream_large(shipping, gathered, standing)
+    reads, unread = read_all(shipping, gathered)
+    standing = standing if streamed else None
+    sources = gathered.digests
     schemas = {each.read.name: each.schema for each in streamed} or {
         name: read_schema(contract, source.frame) for name, source in reads.items()
     }
@@ -67,26 +70,37 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         validated = streamed[0].validated if streamed else validate(contract, frame, malformed=_malformed(reads))
     validated, replayed = _with_replayed(shipping, validated)
     placed = _placed(contract, validated.quarantined, reads)
+    placed = placed if standing is None else standing.quarantined(placed)
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
     kept = f". The rows and their reasons are in {quarantine}." if quarantine else ""
+    fresh, validated = validated, validated if standing is None else standing.whole(contract, validated)
     with _refusals_recorded(shipping, changes, {"reasons": validated.reasons}, kept):
         judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
-    shipping.tell("ingest", f"profiling {validated.accepted.height:,} rows")
+    shipping.tell("ingest", f"profiling {fresh.accepted.height:,} rows")
     rows = {name: source.rows for name, source in reads.items()}
-    observed = observe(contract, past, validated.accepted, validated.quarantined.height, rows, parts.now())
+    profile = None if standing is None else standing.profile(contract, fresh.accepted)
+    observed = observe(contract, past, validated.accepted, validated.quarantined.height, rows, parts.now(), profile)
     anomalies = observed.judgement.anomalies
     if anomalies and contract.data.accept.anomalies == "refuse":
         words = f"{_unlike(observed.judgement)} (data.accept.anomalies: refuse){kept}"
         raise _refused(shipping, words, changes, {"reasons": validated.reasons}, observed)
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
-    snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
-    shipping.tell("ingest", "looking for what a person should be asked")
-    findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
+    if standing is None:
+        snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
+        shipping.tell("ingest", "looking for what a person should be asked")
+        findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
+    else:
+        snapshot, findings = standing.extended(fresh.accepted), standing.findings
+    traced = reads if standing is None else standing.fresh(reads)
+    origins = trace(contract, traced, frame, fresh, project.root, None if standing is None else standing.origins)
     made = {
         "profile": put_json(parts, profile_json(observed.profile), "profile"),
         "sketches": put_json(parts, pack_profile(observed.profile), "sketches"),
-        "origins": parts.artefacts.put_bytes(trace(contract, reads, frame, validated, project.root), "origins").digest,
+        "origins": parts.artefacts.put_bytes(origins, "origins").digest,
     }
+    if streamed:
+        note = note_standing(shipping, streamed[0], validated.checks, snapshot.rows, standing)
+        made[KIND] = put_json(parts, note, KIND)
     outputs: Outputs = {
         "snapshot": snapshot.digest,
         "version": snapshot.version,
@@ -97,6 +111,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         "noted": dict(validated.noted),
         "formats": dict(validated.formats),
         "findings": findings,
+        **({} if standing is None else {"findings_of": standing.noted["looked"]["rows"]}),
         **({"replayed": replayed} if replayed else {}),
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
         "quarantine": str(quarantine.relative_to(project.root)) if quarantine else None,
@@ -125,8 +140,8 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,
-        "schema": {name: str(kind) for name, kind in validated.accepted.schema.items()},
-        "columns": trace_columns(contract, reads, validated.accepted),
+        "schema": {name: str(kind) for name, kind in fresh.accepted.schema.items()},
+        "columns": trace_columns(contract, reads, {name: found.missing for name, found in observed.profile.items()}),
         "observed": {
             **observed.to_json(),
             "digests": {name: source.digest for name, source in reads.items()},

@@ -12,6 +12,7 @@ from shipworthy.workflows.sources import Gathered
 
 if TYPE_CHECKING:
     from shipworthy.data.sources import SourceRead
+    from shipworthy.workflows.stages.standing import Standing
 
 
 def streamed_source(contract: Contract) -> str | None:
@@ -21,8 +22,13 @@ def streamed_source(contract: Contract) -> str | None:
     return name if is_alone and source.path is not None and source.broken == "refuse" else None
 
 
-def stream_large(shipping: Shipping, gathered: Gathered) -> list[Streamed]:
-    """Let a large source be validated when it is read.
+def stream_large(shipping: Shipping, gathered: Gathered, standing: "Standing | None") -> list[Streamed]:
+    """Let a large source be validated when it is read, or as much of it as is new.
+
+    Args:
+        shipping: what is shipped.
+        gathered: its sources.
+        standing: what need not be read.
 
     Returns:
         What becomes of it, once it was read; empty where it was read as a whole.
@@ -34,11 +40,12 @@ def stream_large(shipping: Shipping, gathered: Gathered) -> list[Streamed]:
     found = gathered.found[name]
 
     def read() -> "SourceRead":
-        validated = stream_source(contract, name, root, files_of(found.origins, root))
-        if validated is None:
+        before = None if standing is None else standing.before
+        validated = stream_source(contract, name, root, files_of(found.origins, root), before=before)
+        if validated is None or (standing is not None and not standing.fits(validated.schema)):
             return found.read()
-        streamed.append(validated)
-        return validated.read
+        streamed.append(validated if standing is None else standing.joined(validated, name))
+        return streamed[0].read
 
     gathered.found[name] = replace(found, read=read)
     return streamed
