@@ -1,6 +1,7 @@
 """From sources to trusted snapshots: read, prepare, validate, snapshot, profile."""
 
 __all__ = [
+    "accept",
     "address",
     "attempts",
     "block",

@@ -87,8 +87,12 @@ class SchemaChange:
 
 def read_schema(contract: Contract, frame: pl.DataFrame) -> Schema:
     """The kinds of a source's columns, and the values of those that the contract calls categories."""
-    sample = frame.gather_every(max(1, frame.height // SAMPLED_ROWS))
-    return Schema({series.name: _kind(series) for series in sample}, category_values(contract, frame))
+    return Schema(column_kinds(frame), category_values(contract, frame))
+
+
+def column_kinds(frame: pl.DataFrame, rows: int = SAMPLED_ROWS) -> dict[str, SourceKind]:
+    """What each column holds, by a sample of about so many rows."""
+    return {series.name: _kind(series) for series in frame.gather_every(max(1, frame.height // rows))}
 
 
 def category_values(contract: Contract, frame: pl.DataFrame) -> dict[str, tuple[str, ...]]:

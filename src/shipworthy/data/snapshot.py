@@ -47,7 +47,7 @@ REFUSED_SIGNS = frozenset("[]^|%\\")  # in a path the Delta engine dies of them,
 ATTEMPTS = 50  # each lost one is a version that somebody else wrote meanwhile
 PART_ROWS = 65_536  # that are digested together; fixed for good, or the same rows would have another digest
 FILE_ROWS = 4_194_304  # of one Parquet file: some hundreds of MB
-GROUP_ROWS = 2 * PART_ROWS  # that a reader takes at a time
+GROUP_ROWS = PART_ROWS  # of a Parquet file that are read together: what comes behind whole parts needs no others
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,48 +102,21 @@ def take(contract: Contract, accepted: pl.DataFrame, tables: Path, vault: Vault 
     raise ConflictError(f"{path}: others wrote {ATTEMPTS} versions while this one was to be written; run it again")
 
 
-def extend(base: Snapshot, added: pl.DataFrame) -> Snapshot | None:
-    """Keep the rows of `base` with `added` below them as a version, without reading more of `base` than its last part.
-
-    Args:
-        base: not encrypted.
-        added: with its columns and types.
-
-    Returns:
-        None where the table's newest version is another, or does not tell what is needed: then all rows are taken.
-
-    Raises:
-        StorageError: the table cannot be written.
-    """
-    found = _end_of(base)
-    if found is None or found.rest.schema != added.schema:
-        return None
-    parts = [*found.before, *_part_digests(pl.concat([found.rest, added]))]
-    rows = base.rows + added.height
-    digest, full = _chained(parts), parts[: len(found.before) + (found.rest.height + added.height) // PART_ROWS]
-    number = _find(base.path, digest, is_sealed=False)
-    if number is None:
-        known = _known(digest, rows, base.rows, _chained(full) if full else None)
-        number = _commit(base.path, found.table, added, base.rows, known)
-    return None if number is None else Snapshot(digest, number, rows, base.path)
-
-
-def is_extensible(base: Snapshot) -> bool:
-    """Whether `extend` can build on it: the table's newest version, with all that tells its digest."""
-    return _end_of(base) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """Where a snapshot ends."""
+@dataclass(frozen=True, slots=True, eq=False)
+class End:
+    """Where a snapshot ends that is a table's newest version."""
 
     table: DeltaTable
-    before: list[str]  # the chain of its whole parts; empty if there are none
+    before: tuple[str, ...]  # the chain of its whole parts; empty if there are none
     rest: pl.DataFrame  # the rows behind them
 
 
-def _end_of(base: Snapshot) -> _End | None:
-    """The end of the table's newest version, if it is `base` and tells its digest."""
+def end_of(base: Snapshot) -> End | None:
+    """What `extend` builds on; None if another version is the newest, or this one is encrypted or has lost something.
+
+    Raises:
+        StorageError: the table's log cannot be read.
+    """
     table = open_table(base.path)
     if table is None:
         return None
@@ -153,9 +126,33 @@ def _end_of(base: Snapshot) -> _End | None:
     if version is None or (whole and version.chain is None) or not is_whole(base.path, version):
         return None
     rest = _read_from(base.path, table, whole * PART_ROWS)
-    before = [version.chain] if whole and version.chain else []
+    before = (version.chain,) if whole and version.chain else ()
     parts = [*before, *(_part_digests(rest) if rest.height else ())]
-    return _End(table, before, rest) if _chained(parts) == base.digest else None
+    return End(table, before, rest) if _chained(parts) == base.digest else None
+
+
+def extend(base: Snapshot, end: End, added: pl.DataFrame) -> Snapshot | None:
+    """Keep the rows of `base` with `added` below them as a version; of those of before only the last part is read.
+
+    Args:
+        base: the table's newest version.
+        end: of `base`.
+        added: with its columns and types.
+
+    Returns:
+        None where somebody else wrote a version meanwhile.
+
+    Raises:
+        StorageError: the table cannot be written.
+    """
+    parts = [*end.before, *_part_digests(pl.concat([end.rest, added]))]
+    rows = base.rows + added.height
+    digest, full = _chained(parts), parts[: len(end.before) + (end.rest.height + added.height) // PART_ROWS]
+    number = _find(base.path, digest, is_sealed=False)
+    if number is None:
+        known = _known(digest, rows, base.rows, _chained(full) if full else None)
+        number = _commit(base.path, end.table, added, base.rows, known)
+    return None if number is None else Snapshot(digest, number, rows, base.path)
 
 
 def read_some(snapshot: Snapshot, columns: Sequence[str]) -> pl.DataFrame | None:

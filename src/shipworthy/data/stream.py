@@ -6,7 +6,7 @@ dates are in doubt, most rows are malformed), nothing comes out, and the whole i
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,12 +18,21 @@ from shipworthy.data.delimited import CHUNK_BYTES
 from shipworthy.data.dialect import Dialect, declared, find_format, number_columns
 from shipworthy.data.files import changed, digest_files, file_name, find_files
 from shipworthy.data.names import identifiers
-from shipworthy.data.schema_change import MOST_VALUES, SAMPLED_ROWS, Schema, category_values, read_schema
+from shipworthy.data.schema_change import (
+    FITTING_SHARE,
+    MOST_VALUES,
+    SAMPLED_ROWS,
+    Schema,
+    SourceKind,
+    category_values,
+    column_kinds,
+)
 from shipworthy.data.sources import PLACED_SCHEMA, FileRead, SourceRead, fitting, of_source, stream_text
-from shipworthy.data.validate import Validated, completed, find_formats, hold_unique, joined, judge_rows
+from shipworthy.data.validate import Validated, completed, find_formats, hold_unique, joined, judge_rows, summed
 from shipworthy.kernel.errors import DataError
 
 LARGE_BYTES = 64 * 2**20  # from here on the text of all rows is worth not holding
+FEW_ROWS = 2_000  # that tell whether new rows are of the kinds of those before them
 _T = TypeVar("_T")
 
 
@@ -34,6 +43,7 @@ class Before:
     files: tuple[FileRead, ...]
     names: Mapping[str, str]  # as of `SourceRead`
     formats: Mapping[str, str]  # as of `Validated`
+    kinds: Mapping[str, SourceKind]  # as of `Schema`
     held: Callable[[Sequence[str]], pl.DataFrame]  # columns of their accepted rows
 
     @property
@@ -213,9 +223,25 @@ class _Reading:
         return pl.concat(self.lost) if self.lost else pl.DataFrame(schema=PLACED_SCHEMA)
 
     def schema(self) -> Schema:
-        """As of the whole, with kinds by a sample of about as many rows."""
+        """As of the whole, with kinds by a sample of about as many rows.
+
+        Behind others, columns are taken to be of the kind of before that were validated as such, or may hold anything.
+        """
         values = {name: tuple(sorted(found)) for name, found in self.values.items()}
-        return replace(read_schema(self.contract, self.sample), values=values)
+        if self.before is None:
+            return Schema(column_kinds(self.sample), values)
+        known = {name: kind for name, kind in self.before.kinds.items() if self._is_settled(name, kind)}
+        found = column_kinds(self.sample.drop(known), FEW_ROWS)
+        return Schema({name: known[name] if name in known else found[name] for name in self.sample.columns}, values)
+
+    def _is_settled(self, name: str, kind: SourceKind) -> bool:
+        columns = {**self.contract.context, **self.contract.features}
+        wanted = columns[name].type if name in columns else None
+        reasons = summed(part.reasons for part in self.parts)
+        strays = sum(count for reason, count in reasons.items() if reason.startswith(f"{name}: not "))
+        is_read = (wanted, kind) in (("float", "number"), ("int", "whole number"), ("datetime", "datetime"))
+        rows = sum(part.rows for part in self.parts)
+        return kind == "text" or (is_read and strays <= (1 - FITTING_SHARE) * rows)
 
     def source_read(self, name: str) -> SourceRead:
         """What is known of the source beside its rows.

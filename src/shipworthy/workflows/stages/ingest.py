@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.accept import judge_batch
 from shipworthy.data.findings import find_all
 from shipworthy.data.health import Judgement
 from shipworthy.data.origins import trace, trace_columns
@@ -19,7 +20,7 @@ from shipworthy.data.schema_change import SchemaChange, read_schema
 from shipworthy.data.snapshot import take
 from shipworthy.data.sources import PLACES, SourceRead
 from shipworthy.data.split import Split, split
-from shipworthy.data.validate import Validated, judge_batch, validate
+from shipworthy.data.validate import Validated, validate
 from shipworthy.kernel.digest import digest_bytes, digest_json
 from shipworthy.kernel.errors import DataError
 from shipworthy.ledger.events import Event
@@ -74,11 +75,12 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
     kept = f". The rows and their reasons are in {quarantine}." if quarantine else ""
     fresh, validated = validated, validated if standing is None else standing.whole(contract, validated)
+    profile = None if standing is None else standing.profile(contract, fresh.accepted)
+    classes = None if profile is None else profile[contract.target.column].values
     with _refusals_recorded(shipping, changes, {"reasons": validated.reasons}, kept):
-        judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
+        judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping), classes=classes)
     shipping.tell("ingest", f"profiling {fresh.accepted.height:,} rows")
     rows = {name: source.rows for name, source in reads.items()}
-    profile = None if standing is None else standing.profile(contract, fresh.accepted)
     observed = observe(contract, past, validated.accepted, validated.quarantined.height, rows, parts.now(), profile)
     anomalies = observed.judgement.anomalies
     if anomalies and contract.data.accept.anomalies == "refuse":

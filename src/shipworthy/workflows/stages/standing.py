@@ -18,7 +18,7 @@ from shipworthy.data.files import file_name, find_files
 from shipworthy.data.origins import read_origins
 from shipworthy.data.profile import Profile, edges_of, merge_profiles, profile_frame, unpack_profile
 from shipworthy.data.schema_change import MOST_VALUES, Schema, SourceKind
-from shipworthy.data.snapshot import Snapshot, extend, is_extensible, read_some
+from shipworthy.data.snapshot import End, Snapshot, end_of, extend, read_some
 from shipworthy.data.sources import FileRead, SourceRead
 from shipworthy.data.stream import Before, Streamed
 from shipworthy.data.validate import Validated, most_frequent, summed
@@ -42,6 +42,7 @@ class Standing:
     body: Mapping[str, Any]  # of the snapshot's event
     noted: Mapping[str, Any]  # of the artefact
     base: Snapshot
+    end: End
     before: Before
     kept: Profile
     schema: Schema
@@ -74,16 +75,22 @@ class Standing:
         return {name: replace(read, files=read.files[len(self.before.files) :]) for name, read in reads.items()}
 
     def whole(self, contract: Contract, fresh: Validated) -> Validated:
-        """All rows, as far as a batch is judged by them: of the accepted ones only times and target are there."""
-        names = [*contract.context_by_role("time"), contract.target.column]
+        """All rows, as far as a batch is judged by them; of the accepted ones only times, and a target of numbers."""
+        is_number = contract.target.type == "regression"
+        names = [*contract.context_by_role("time"), *([contract.target.column] if is_number else ())]
         return replace(
             fresh,
-            accepted=pl.concat([self.before.held(names), fresh.accepted.select(names)]),
+            accepted=self._accepted(names, fresh.accepted),
             quarantined=pl.DataFrame(height=self.body["quarantined"] + fresh.quarantined.height),
             reasons=most_frequent(summed([self.body["reasons"], fresh.reasons])),
             noted=summed([self.body["noted"], fresh.noted]),
             checks=summed([self.noted["checks"], fresh.checks]),
         )
+
+    def _accepted(self, names: Sequence[str], fresh: pl.DataFrame) -> pl.DataFrame:
+        if not names:
+            return pl.DataFrame(height=self.base.rows + fresh.height)
+        return pl.concat([self.before.held(names), fresh.select(names)])
 
     def quarantined(self, fresh: pl.DataFrame) -> pl.DataFrame:
         """All rows in quarantine, those that could not be parted in fields last."""
@@ -112,7 +119,7 @@ class Standing:
         Raises:
             ConflictError: somebody else wrote a version meanwhile.
         """
-        taken = extend(self.base, fresh)
+        taken = extend(self.base, self.end, fresh)
         if taken is None:
             raise ConflictError(f"{self.base.path}: others wrote a version meanwhile; run it again")
         return taken
@@ -133,7 +140,7 @@ def find_standing(shipping: Shipping, gathered: Gathered, past: Sequence[Past]) 
         path = parts.project.root / (contract.data.sources[name].path or "")
         files = _standing_files(noted, path, files_of(gathered.found[name].origins, parts.project.root))
         base = Snapshot(body["digest"], body["version"], body["rows"], parts.project.tables / contract.system)
-        if files is None or noted["key"] != _key(shipping) or not is_extensible(base):
+        if files is None or noted["key"] != _key(shipping) or (end := end_of(base)) is None:
             return None
         kept = unpack_profile(json.loads(parts.artefacts.get_bytes(made["sketches"])))
         origins = read_origins(parts.artefacts.get_bytes(made["origins"]))
@@ -154,7 +161,8 @@ def find_standing(shipping: Shipping, gathered: Gathered, past: Sequence[Past]) 
         body,
         noted,
         base,
-        Before(files, dict(noted["names"]), body["formats"], columns),
+        end,
+        Before(files, dict(noted["names"]), body["formats"], past[-1].schemas[name].columns, columns),
         kept,
         past[-1].schemas[name],
         origins,
