@@ -33,6 +33,8 @@ RUNS: dict[str, type[pl.DataType]] = {
     "rows": pl.Int64,  # in the run
 }
 Unit = Literal["line", "row"]
+CHUNK_ROWS = 1_000_000  # that are looked at together
+_NOWHERE = np.iinfo(np.int64).max  # a line behind all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,23 +204,35 @@ def _is_kept(source: pl.DataFrame, frame: pl.DataFrame) -> bool:
 
 def _runs(source: str, part: "_Part", places: NDArray[np.int64], rows: NDArray[np.int64]) -> pl.DataFrame:
     prepared = np.flatnonzero(places >= 0)
-    line, span, row = part.lines[places[prepared]], part.spans[places[prepared]], rows[prepared]
-    goes_on = (np.diff(prepared) == 1) & (np.diff(line) == span[:-1]) & (np.diff(span) == 0)
-    goes_on &= np.where(row[1:] < 0, row[:-1] < 0, (row[:-1] >= 0) & (np.diff(row) == 1))
-    first = np.flatnonzero(np.concatenate((np.ones(min(len(prepared), 1), dtype=bool), ~goes_on)))
+    first = [_starts(part, places, rows, prepared, at) for at in range(0, len(prepared), CHUNK_ROWS)]
+    starts = np.concatenate([np.empty(0, dtype=np.int64), *first])
+    at = prepared[starts]
     return pl.DataFrame(
         {
-            "source": pl.repeat(source, len(first), dtype=pl.String, eager=True),
-            "place": pl.repeat(part.place, len(first), dtype=pl.String, eager=True),
-            "unit": pl.repeat(part.unit, len(first), dtype=pl.String, eager=True),
-            "line": line[first],
-            "lines": span[first],
-            "prepared": prepared[first] + 1,
-            "row": pl.Series(row[first] + 1).replace(0, None),
-            "rows": np.diff(np.append(first, len(prepared))),
+            "source": pl.repeat(source, len(starts), dtype=pl.String, eager=True),
+            "place": pl.repeat(part.place, len(starts), dtype=pl.String, eager=True),
+            "unit": pl.repeat(part.unit, len(starts), dtype=pl.String, eager=True),
+            "line": part.lines[places[at]],
+            "lines": part.spans(places[at]),
+            "prepared": at + 1,
+            "row": pl.Series(rows[at] + 1).replace(0, None),
+            "rows": np.diff(np.append(starts, len(prepared))),
         },
         schema=RUNS,
     )
+
+
+def _starts(
+    part: "_Part", places: NDArray[np.int64], rows: NDArray[np.int64], prepared: NDArray[np.int64], at: int
+) -> NDArray[np.int64]:
+    """Which of a chunk of the prepared rows, from the one at `at` on, begin a run; some at a time need less memory."""
+    first = max(at - 1, 0)
+    chunk = prepared[first : at + CHUNK_ROWS]
+    line, span, row = part.lines[places[chunk]], part.spans(places[chunk]), rows[chunk]
+    goes_on = (np.diff(chunk) == 1) & (np.diff(line) == span[:-1]) & (np.diff(span) == 0)
+    goes_on &= np.where(row[1:] < 0, row[:-1] < 0, (row[:-1] >= 0) & (np.diff(row) == 1))
+    begins = np.flatnonzero(~goes_on) + 1 + first
+    return begins if at else np.concatenate(([0], begins))
 
 
 def _malformed(source: str, malformed: pl.DataFrame, places: Mapping[str, str]) -> pl.DataFrame:
@@ -245,26 +259,33 @@ class _Part:
     place: str
     unit: Unit
     lines: NDArray[np.int64]  # where each row begins
-    spans: NDArray[np.int64]  # how many lines it has
+    malformed: NDArray[np.int64] | None = None  # lines that are no rows, ascending; None: each row has one line
+
+    def spans(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many lines the rows at `at` have."""
+        if self.malformed is None:
+            return np.ones(len(at), dtype=np.int64)
+        starts = self.lines[at]
+        follows = np.where(at + 1 < len(self.lines), self.lines[np.minimum(at + 1, len(self.lines) - 1)], _NOWHERE)
+        lost = np.append(self.malformed, _NOWHERE)
+        after = np.minimum(follows, lost[np.searchsorted(lost, starts, side="right")])
+        return np.where(after == _NOWHERE, 1, after - starts)
 
 
 def _parts(source: Source, read: SourceRead, root: Path) -> Iterator[_Part]:
     if not read.files:
-        yield _Part(source.path or read.name, "row", *_counted(read.frame.height))
+        yield _Part(source.path or read.name, "row", _counted(read.frame.height))
     for file in read.files:
         place = file.name if source.path is None else _place(file.path, root)
         if file.lines is None:
-            yield _Part(place, "row", *_counted(file.rows))
+            yield _Part(place, "row", _counted(file.rows))
             continue
-        starts = file.lines.cast(pl.Int64).to_numpy()
-        malformed = read.malformed.filter(pl.col("file") == file.name)["line"].to_numpy()
-        stops = np.sort(np.concatenate((starts[1:], malformed, [np.iinfo(np.int64).max])))
-        after = stops[np.searchsorted(stops, starts, side="right")]
-        yield _Part(place, "line", starts, np.where(after == stops[-1], 1, after - starts))
+        malformed = read.malformed.filter(pl.col("file") == file.name)["line"].sort().to_numpy()
+        yield _Part(place, "line", file.lines.cast(pl.Int64).to_numpy(), malformed)
 
 
-def _counted(rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.arange(1, rows + 1), np.ones(rows, dtype=np.int64)
+def _counted(rows: int) -> NDArray[np.int64]:
+    return np.arange(1, rows + 1)
 
 
 def _place(file: Path, root: Path) -> str:
