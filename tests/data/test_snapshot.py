@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipworthy.data.snapshot import PART_ROWS, Snapshot, content_digest, read, take
+from shipworthy.data.snapshot import PART_ROWS, Snapshot, content_digest, end_of, extend, read, take
 from shipworthy.kernel.errors import IntegrityError, NotFoundError, StorageError
 from tests.data.conftest import build
 
@@ -107,6 +107,36 @@ def test_rows_have_one_digest_however_they_came(rows: int, first: int) -> None:
         assert read(snapshot).equals(whole)
         pieces = pl.concat([whole[:first], whole[first:]], rechunk=False)
         assert content_digest(pieces) == at_once
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 2 * PART_ROWS), st.lists(st.integers(1, PART_ROWS), min_size=1, max_size=3))
+@example(PART_ROWS, [PART_ROWS, 1])
+def test_a_snapshot_that_is_extended_is_that_of_all_rows(rows: int, added: list[int]) -> None:
+    with TemporaryDirectory() as folder:
+        snapshot = take(build(), numbered(rows), Path(folder))
+        for count in added:
+            end = end_of(snapshot)
+            assert end is not None
+            extended = extend(snapshot, end, numbered(rows + count)[rows:])
+            assert extended is not None
+            snapshot, rows = extended, rows + count
+        assert snapshot.digest == content_digest(numbered(rows))
+        assert read(snapshot).equals(numbered(rows))
+        assert take(build(), numbered(rows), Path(folder)) == snapshot
+
+
+def test_only_the_newest_version_is_extended_and_only_if_it_is_whole(make: Any, tmp_path: Path) -> None:
+    first = take(make(), numbered(5), tmp_path)
+    end = end_of(first)
+    second = take(make(), numbered(3), tmp_path)
+    assert end_of(first) is None
+    assert end is not None
+    assert extend(first, end, numbered(1)) is None  # somebody wrote meanwhile; nothing is left behind
+    assert len(list(second.path.glob("*.parquet"))) == 2
+    for file in second.path.glob("*.parquet"):
+        file.unlink()
+    assert end_of(second) is None
 
 
 def test_each_part_of_a_large_table_counts_and_so_does_their_order() -> None:

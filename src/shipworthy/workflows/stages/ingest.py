@@ -122,7 +122,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         "changes": [change.to_json() for change in changes],
         "artefacts": made,
         "detail": _ingest_detail(snapshot.rows, validated, replayed.get("joined", 0))
-        + ("" if standing is None else f"; {fresh.accepted.height:,} rows were added and no findings looked for"),
+        + ("" if standing is None else f"; {fresh.accepted.height:,} rows added, findings are those of before"),
     }
     if gathered.broken:
         outputs["broken"] = {name: broken.to_json() for name, broken in gathered.broken.items()}

@@ -142,6 +142,7 @@ def find_standing(shipping: Shipping, gathered: Gathered, past: Sequence[Past]) 
         base = Snapshot(body["digest"], body["version"], body["rows"], parts.project.tables / contract.system)
         if files is None or noted["key"] != _key(shipping) or (end := end_of(base)) is None:
             return None
+        base = replace(base, version=end.table.version())  # the same rows, perhaps in fewer files
         kept = unpack_profile(json.loads(parts.artefacts.get_bytes(made["sketches"])))
         origins = read_origins(parts.artefacts.get_bytes(made["origins"]))
     except ShipworthyError:  # something of it is lost: `verify` tells of that
