@@ -21,8 +21,9 @@ import polars as pl
 
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
+from shipworthy.data.files import digest_file
 from shipworthy.data.snapshot import take
-from shipworthy.data.sources import read_file
+from shipworthy.data.stream import stream_source
 from shipworthy.data.validate import validate
 
 FLOATS, WHOLE, LABELS = 10, 4, 3
@@ -162,14 +163,16 @@ def measure_ingest(rows: int, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw(rows).with_columns(pl.col("at").dt.strftime("%Y-%m-%d %H:%M:%S")).write_csv(folder / "rows.csv")
-        numbers = iter(range(1000))
+        numbers, digest = iter(range(1000)), digest_file(folder / "rows.csv")
 
         def alone() -> None:
             pl.read_csv(folder / "rows.csv").write_delta(folder / f"alone-{next(numbers)}")
 
         def whole() -> None:
-            read = read_file("rows", folder / "rows.csv")
-            take(rules, validate(rules, read.frame).accepted, folder / f"whole-{next(numbers)}")
+            streamed = stream_source(rules, "rows", folder, {folder / "rows.csv": digest})
+            if streamed is None:
+                raise SystemExit("the rows were not read some at a time")
+            take(rules, streamed.validated.accepted, folder / f"whole-{next(numbers)}")
 
         theirs, ours = best(repeats, alone, whole)
         tell("polars parse and write", theirs, ours, 1 / GOAL_INGEST)

@@ -2,16 +2,20 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipworthy.data.snapshot import Snapshot, content_digest, read, take
+from shipworthy.data.snapshot import PART_ROWS, Snapshot, content_digest, end_of, extend, read, take
 from shipworthy.kernel.errors import IntegrityError, NotFoundError, StorageError
+from tests.data.conftest import build
 
+GOLDEN = "sha256:54b3c59f431a28a838a7086fbd75cb6bea8a31e7ee29d303a1bb4bfb0337b03e"  # of numbered(PART_ROWS + 1)
+WHOLE = "sha256:9facd6a8ad4a6c7aa9b22ad42434962c55fa0da494552e1319ebb651898c9cd2"  # as one part
 FRAME = pl.DataFrame(
     {
         "id": ["a", None, "ü", ""],
@@ -90,3 +94,64 @@ def test_a_folder_whose_name_the_table_format_cannot_hold_is_refused_with_the_cu
     with pytest.raises(StorageError, match=r"a folder with \[ \] in its name; rename it"):
         take(make(), FRAME, tmp_path / "loans [old]")
     assert take(make(), FRAME, tmp_path / "Größe & more, it's").rows == FRAME.height
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 3 * PART_ROWS), st.integers(0, 3 * PART_ROWS))
+def test_rows_have_one_digest_however_they_came(rows: int, first: int) -> None:
+    with TemporaryDirectory() as folder:
+        whole, at_once = numbered(rows), content_digest(numbered(rows))
+        for part in (whole.head(first), whole):
+            snapshot = take(build(), part, Path(folder))
+        assert (snapshot.digest, snapshot.rows) == (at_once, rows)
+        assert read(snapshot).equals(whole)
+        pieces = pl.concat([whole[:first], whole[first:]], rechunk=False)
+        assert content_digest(pieces) == at_once
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 2 * PART_ROWS), st.lists(st.integers(1, PART_ROWS), min_size=1, max_size=3))
+@example(PART_ROWS, [PART_ROWS, 1])
+def test_a_snapshot_that_is_extended_is_that_of_all_rows(rows: int, added: list[int]) -> None:
+    with TemporaryDirectory() as folder:
+        snapshot = take(build(), numbered(rows), Path(folder))
+        for count in added:
+            end = end_of(snapshot)
+            assert end is not None
+            extended = extend(snapshot, end, numbered(rows + count)[rows:])
+            assert extended is not None
+            snapshot, rows = extended, rows + count
+        assert snapshot.digest == content_digest(numbered(rows))
+        assert read(snapshot).equals(numbered(rows))
+        assert take(build(), numbered(rows), Path(folder)) == snapshot
+
+
+def test_only_the_newest_version_is_extended_and_only_if_it_is_whole(make: Any, tmp_path: Path) -> None:
+    first = take(make(), numbered(5), tmp_path)
+    end = end_of(first)
+    second = take(make(), numbered(3), tmp_path)
+    assert end_of(first) is None
+    assert end is not None
+    assert extend(first, end, numbered(1)) is None  # somebody wrote meanwhile; nothing is left behind
+    assert len(list(second.path.glob("*.parquet"))) == 2
+    for file in second.path.glob("*.parquet"):
+        file.unlink()
+    assert end_of(second) is None
+
+
+def test_each_part_of_a_large_table_counts_and_so_does_their_order() -> None:
+    rows = numbered(3 * PART_ROWS + 1)
+    swapped = pl.concat([rows[PART_ROWS : 2 * PART_ROWS], rows[:PART_ROWS], rows[2 * PART_ROWS :]])
+    digests = {content_digest(other) for other in (rows, rows[:-1], rows[1:], swapped, rows.head(PART_ROWS))}
+    assert len(digests) == 5
+    assert content_digest(numbered(PART_ROWS + 1)) == GOLDEN
+
+
+def test_a_version_whose_digest_is_of_all_rows_at_once_is_still_read(make: Any, tmp_path: Path) -> None:
+    rows = numbered(PART_ROWS + 1)
+    taken = take(make(), rows, tmp_path)
+    assert read(Snapshot(WHOLE, taken.version, taken.rows, taken.path)).equals(rows)
+
+
+def numbered(rows: int) -> pl.DataFrame:
+    return pl.select(n=pl.int_range(rows), t=pl.repeat("ä", rows))

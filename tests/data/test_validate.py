@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from shipworthy.data.validate import judge_batch, validate
+from shipworthy.data.accept import judge_batch
+from shipworthy.data.validate import validate
 from shipworthy.kernel.errors import DataError
 
 GOOD = {"income": ["1", "2", "3", "4"], "repaid": ["0", "1", "0", "1"]}

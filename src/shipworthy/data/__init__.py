@@ -1,6 +1,7 @@
 """From sources to trusted snapshots: read, prepare, validate, snapshot, profile."""
 
 __all__ = [
+    "accept",
     "address",
     "attempts",
     "block",
@@ -51,6 +52,7 @@ __all__ = [
     "split",
     "step_counts",
     "steps",
+    "stream",
     "table_files",
     "tables",
     "validate",

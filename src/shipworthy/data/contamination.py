@@ -50,31 +50,32 @@ def find_contamination(contract: Contract, accepted: pl.DataFrame, places: Split
         accepted: all rows.
         places: which of them train and which test.
     """
-    train, test = accepted[places.train], accepted[places.test]
-    rows = _copies(contract, train, test)
-    if rows >= max(LEAST_ROWS, LEAST_SHARE * test.height):
-        yield Contamination((), rows, test.height)
+    tested = len(places.test)
+    rows = _copies(contract, accepted, places)
+    if rows >= max(LEAST_ROWS, LEAST_SHARE * tested):
+        yield Contamination((), rows, tested)
     if contract.training.split.by != "random":
         return  # by subject none is in both; by time it is what serving meets
     for name in contract.context_by_role("subject"):
-        shared = int(test[name].drop_nulls().is_in(train[name].drop_nulls().unique().implode()).sum())
-        if shared >= max(LEAST_ROWS, SUBJECT_SHARE * test.height):
-            yield Contamination((name,), shared, test.height)
+        train, test = accepted[name][places.train], accepted[name][places.test]
+        shared = int(test.drop_nulls().is_in(train.drop_nulls().unique().implode()).sum())
+        if shared >= max(LEAST_ROWS, SUBJECT_SHARE * tested):
+            yield Contamination((name,), shared, tested)
 
 
-def _copies(contract: Contract, train: pl.DataFrame, test: pl.DataFrame) -> int:
+def _copies(contract: Contract, accepted: pl.DataFrame, places: Split) -> int:
     names = [*contract.features, contract.target.column]
-    known = train.select(names).hash_rows().unique()
-    hashes = test.select(names).hash_rows()
-    twice = test.select(names).filter(hashes.is_in(known.implode()))
+    hashes = accepted.select(names).hash_rows()  # no copies of the rows, which may be many
+    is_known = hashes[places.test].is_in(hashes[places.train].unique().implode())
+    twice = accepted.select(names)[places.test[is_known.to_numpy()]]
     if not twice.height:
         return 0
-    rows = pl.concat([train.select(names), test.select(names)])
+    rows = accepted.select(names)[np.concatenate((places.train, places.test))]
     bits = np.zeros(twice.height)
     for name in names:
         shares = rows[name].value_counts(name="seen").select(pl.col(name), pl.col("seen") / rows.height)
         joined = twice.select(name).join(shares, on=name, how="left", nulls_equal=True, maintain_order="left")
         seen = joined["seen"].to_numpy()
         bits -= np.where(seen <= RARE, np.log2(seen), 0.0)  # coarse columns often say the same as each other
-    by_chance = np.minimum(train.height * 2 ** (-DEPENDENCE * bits), 1.0).sum()
+    by_chance = np.minimum(len(places.train) * 2 ** (-DEPENDENCE * bits), 1.0).sum()
     return twice.height if by_chance <= BY_CHANCE * twice.height else 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 
 SAMPLE_ROWS = 2000  # enough to tell day from month; the whole column is then held to one format
+FEW_ROWS = 100  # of the sample, on which the formats that read none of it are set aside
 EARLIEST_YEAR, LATEST_YEAR = 1000, 9999  # a year of two digits read by %Y gives 13, which nobody means
 LATEST_ZONED_YEAR = 2099  # tables of time zones end there, and readers differ on what comes after
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d-%m-%Y")
@@ -13,6 +14,7 @@ _OFFSETS = (" %H:%M%#z", "T%H:%M%#z", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z")
 FORMATS: tuple[str, ...] = tuple(
     date + time for date in _DATES for time in (*_TIMES, *_OFFSETS) if "T" not in time or date == "%Y-%m-%d"
 )
+_DATE = r"\d\s*[-/.]\s*[+-]?\w+\s*[-/.]\s*[+-]?\d"  # what any of them reads has
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,12 @@ def detect_format(texts: pl.Series) -> Format | None:
     '%Y-%m-%d'
     """
     sample = _sample(texts)
-    if not len(sample):
+    dates = sample.filter(sample.str.contains(_DATE))
+    if not len(dates):
         return None
-    counts = {pattern: _count(sample, pattern) for pattern in FORMATS}
+    few = dates.gather_every(max(1, len(dates) // FEW_ROWS))
+    likely = [pattern for pattern in FORMATS if _count(few, pattern)] or FORMATS
+    counts = dict.fromkeys(FORMATS, 0) | {pattern: _count(dates, pattern) for pattern in likely}
     best = max(FORMATS, key=lambda pattern: counts[pattern])
     if not counts[best]:
         return None

@@ -91,7 +91,7 @@ def delimited_blocks(pieces: Iterable[bytes], path: Path, dialect: Dialect, bloc
                     continue
                 raise _empty(path)
             dialect = _settled(dialect, block, path)
-            head_end = int(_scan(block, dialect.delimiter or ",", path).ends[0])
+            head_end = _header_end(block, dialect.delimiter or ",", path)
             head, text = block[:head_end] + b"\n", block
             rows_before = before
         else:
@@ -217,7 +217,7 @@ def _read_block(content: bytes, path: Path, dialect: Dialect, before: int, *, is
         record: f"row: {'more' if many[record] else 'fewer'} fields than the header's {len(header)}"
         for record in ragged
     }
-    frame = cleared(_parse(_without(content, scan, ragged), header, delimiter, path), dialect.nulls)
+    frame = cleared(_parse(_without(content, scan, ragged), header, delimiter, path, scan.is_quoted), dialect.nulls)
     kept = _kept(scan, ragged)
     frame, mistaken = _with_numbers(frame, dialect)
     if mistaken:
@@ -265,7 +265,7 @@ def _scan(content: bytes, delimiter: str, path: Path, lines_before: int = 0) -> 
         content += b"\n"
     text = np.frombuffer(content, dtype=np.uint8)
     quoted = b'"' in content
-    ends, counts, inside, before = [], [], 0, 0
+    ends, counts, inside, before = [], [], 0, 0  # before: delimiters of the record that a chunk begins in
     for start in range(0, len(text), CHUNK_BYTES):
         chunk = text[start : start + CHUNK_BYTES]
         newline, delimits = chunk == _NEWLINE, chunk == ord(delimiter)
@@ -278,17 +278,30 @@ def _scan(content: bytes, delimiter: str, path: Path, lines_before: int = 0) -> 
             newline &= outside
             delimits &= outside
         end = np.flatnonzero(newline)
-        seen = np.searchsorted(np.flatnonzero(delimits), end) + before
+        seen = _between(delimits, end)
+        seen[0] += before
         ends.append(end + start)
-        counts.append(seen)
-        before += int(np.count_nonzero(delimits))
+        counts.append(seen[:-1])
+        before = int(seen[-1])
     if inside:
         raise SourceError(_open_quote(content, path, lines_before))
     all_ends = np.concatenate(ends)
     starts = np.concatenate(([0], all_ends[:-1] + 1))
     length = all_ends - starts
     blank = (length == 0) | ((length == 1) & (text[starts] == _RETURN))
-    return _Scan(starts, all_ends, np.diff(np.concatenate(([0], np.concatenate(counts)))), blank, quoted)
+    return _Scan(starts, all_ends, np.concatenate(counts), blank, quoted)
+
+
+def _between(marks: NDArray[np.bool_], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many marks stand before each end, counted from the end before it; and behind the last."""
+    starts = np.concatenate(([0], ends + 1))
+    if np.diff(starts).max(initial=len(marks) - starts[-1]) > np.iinfo(np.uint8).max:
+        seen = np.searchsorted(np.flatnonzero(marks), np.append(ends, len(marks)))
+        return np.diff(seen, prepend=0).astype(np.int64)
+    inside = starts[starts < len(marks)]
+    counts = np.zeros(len(starts), dtype=np.int64)
+    counts[: len(inside)] = np.add.reduceat(marks.view(np.uint8), inside, dtype=np.uint8)  # wider ones are cast first
+    return counts
 
 
 def _judge_quotes(
@@ -315,6 +328,14 @@ def _open_quote(content: bytes, path: Path, before: int = 0) -> str:
     at = int(quotes[-1])
     line = before + line_of(content, at)
     return f"{path} line {line}: the quote at {shown(content[at : at + 40])} is never closed; close or double it"
+
+
+def _header_end(content: bytes, delimiter: str, path: Path) -> int:
+    """Where the first record ends."""
+    line = content.find(b"\n")
+    if line < 0 or b'"' in content[:line]:
+        return int(_scan(content, delimiter, path).ends[0])
+    return line
 
 
 def _header(content: bytes, delimiter: str) -> list[str]:
@@ -371,7 +392,7 @@ def _without(content: bytes, scan: _Scan, ragged: list[int]) -> bytes:
     return b"".join(pieces)
 
 
-def _parse(rows: bytes, header: list[str], delimiter: str, path: Path) -> pl.DataFrame:
+def _parse(rows: bytes, header: list[str], delimiter: str, path: Path, is_quoted: bool) -> pl.DataFrame:
     names = [f"{position}" for position in range(len(header))]
     try:
         frame = pl.read_csv(
@@ -383,7 +404,7 @@ def _parse(rows: bytes, header: list[str], delimiter: str, path: Path) -> pl.Dat
         )
     except pl.exceptions.PolarsError as error:
         raise SourceError(f"{path}: {first_line(error)}") from error
-    if b'""' in rows:  # a quoted empty field is as missing as an unquoted one
+    if is_quoted and b'""' in rows:  # a quoted empty field is as missing as an unquoted one
         frame = frame.with_columns(pl.when(pl.all() != "").then(pl.all()))
     frame.columns = _named(header)
     return frame

@@ -36,6 +36,8 @@ RUNS: dict[str, type[pl.DataType]] = {
     "rows": pl.Int64,  # in the run
 }
 Unit = Literal["line", "row"]
+CHUNK_ROWS = 1_000_000  # that are looked at together
+_NOWHERE = np.iinfo(np.int64).max  # a line behind all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def trace(
     prepared: Prepared,
     validated: Validated,
     root: Path,
+    standing: pl.DataFrame | None = None,
 ) -> bytes:
     """The runs of rows that came from each source, as Parquet with the columns `RUNS`; no values of any row.
 
@@ -65,17 +68,20 @@ def trace(
         prepared: the prepared rows, and of declared steps alone which rows of the source they are.
         validated: what became of them.
         root: of the project, from which files are named.
+        standing: the runs of files whose rows stand before these; None: there are none.
     """
     frame = prepared.frame
-    rows = _snapshot_rows(frame.height, validated)
+    ahead = pl.DataFrame(schema=RUNS) if standing is None else standing
+    first, accepted = _ends(ahead)
+    rows = _snapshot_rows(frame.height, validated, first)
     found = [pl.DataFrame(schema=RUNS)]
     is_union, offset = sum(read.frame.height for read in reads.values()) == frame.height, 0
     for name, read in reads.items():
-        part = frame[offset : offset + read.frame.height] if is_union else frame
+        start, count = (offset, read.frame.height) if is_union else (0, frame.height)
         if name in prepared.rows:
             places: NDArray[np.int64] | None = prepared.rows[name].cast(pl.Int64).to_numpy()
-        elif _is_kept(read.frame, part):
-            places = _kept(frame.height, part.height, offset if is_union else 0)
+        elif _is_kept(read.frame, frame[start : start + count]):
+            places = _kept(frame.height, count, start)
         else:
             places = _keyed(contract, read, frame)
         offset += read.frame.height
@@ -89,12 +95,15 @@ def trace(
             before += len(piece.lines)
         found.append(_malformed(name, read.malformed, named))
     buffer = io.BytesIO()
-    pl.concat(found).write_parquet(buffer, compression="zstd", statistics=False)
+    runs = pl.concat(found).with_columns(pl.col("prepared") + first, pl.col("row") + accepted)
+    pl.concat([ahead, runs]).write_parquet(buffer, compression="zstd", statistics=False)
     return buffer.getvalue()
 
 
-def trace_columns(contract: Contract, reads: Mapping[str, SourceRead], accepted: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each column of the snapshot: name, type, missing values, where it came from, and whether models read it.
+def trace_columns(
+    contract: Contract, reads: Mapping[str, SourceRead], missing: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Of each column of the snapshot, in order: name, type, missing values, its origin, and whether models read it.
 
     A derived column names its `expression` and the columns of the snapshot that it reads (`columns`); without
     `data.prepare`, and of what is looked up, it names its `source` and what it is called there (`field`).
@@ -102,10 +111,10 @@ def trace_columns(contract: Contract, reads: Mapping[str, SourceRead], accepted:
     known = kinds(contract) | {contract.target.column: "float" if contract.target.values is None else "category"}
     only = reads[main_sources(contract.data)[0]] if contract.data.prepare is None else None
     return [
-        {"name": column.name, "type": known[column.name], "missing": column.null_count()}
-        | ({"model": True} if column.name in contract.model_columns else {})
-        | _parentage(contract, only, reads, column.name)
-        for column in accepted
+        {"name": name, "type": known[name], "missing": count}
+        | ({"model": True} if name in contract.model_columns else {})
+        | _parentage(contract, only, reads, name)
+        for name, count in missing.items()
     ]
 
 
@@ -163,9 +172,15 @@ def _origins(runs: pl.DataFrame, at: pl.Expr) -> list[Origin]:
 # --- where rows are
 
 
-def _snapshot_rows(height: int, validated: Validated) -> NDArray[np.int64]:
+def _ends(runs: pl.DataFrame) -> tuple[int, int]:
+    """How many prepared rows, and rows of the snapshot, the runs have."""
+    ends = runs.select((pl.col("prepared", "row") + pl.col("rows") - 1).max().fill_null(0)).row(0)
+    return int(ends[0]), int(ends[1])
+
+
+def _snapshot_rows(height: int, validated: Validated, first: int) -> NDArray[np.int64]:
     """The snapshot's row of each prepared row, both from 0; -1 where it is in quarantine."""
-    held = validated.quarantined.to_series(0).drop_nulls().to_numpy() - 1
+    held = validated.quarantined.to_series(0).drop_nulls().to_numpy() - (first + 1)
     accepted = np.ones(height, dtype=bool)
     accepted[held] = False
     return np.where(accepted, np.cumsum(accepted) - 1, -1).astype(np.int64)
@@ -203,23 +218,35 @@ def _is_kept(source: pl.DataFrame, frame: pl.DataFrame) -> bool:
 
 def _runs(source: str, part: "_Part", places: NDArray[np.int64], rows: NDArray[np.int64]) -> pl.DataFrame:
     prepared = np.flatnonzero(places >= 0)
-    line, span, row = part.lines[places[prepared]], part.spans[places[prepared]], rows[prepared]
-    goes_on = (np.diff(prepared) == 1) & (np.diff(line) == span[:-1]) & (np.diff(span) == 0)
-    goes_on &= np.where(row[1:] < 0, row[:-1] < 0, (row[:-1] >= 0) & (np.diff(row) == 1))
-    first = np.flatnonzero(np.concatenate((np.ones(min(len(prepared), 1), dtype=bool), ~goes_on)))
+    first = [_starts(part, places, rows, prepared, at) for at in range(0, len(prepared), CHUNK_ROWS)]
+    starts = np.concatenate([np.empty(0, dtype=np.int64), *first])
+    at = prepared[starts]
     return pl.DataFrame(
         {
-            "source": pl.repeat(source, len(first), dtype=pl.String, eager=True),
-            "place": pl.repeat(part.place, len(first), dtype=pl.String, eager=True),
-            "unit": pl.repeat(part.unit, len(first), dtype=pl.String, eager=True),
-            "line": line[first],
-            "lines": span[first],
-            "prepared": prepared[first] + 1,
-            "row": pl.Series(row[first] + 1).replace(0, None),
-            "rows": np.diff(np.append(first, len(prepared))),
+            "source": pl.repeat(source, len(starts), dtype=pl.String, eager=True),
+            "place": pl.repeat(part.place, len(starts), dtype=pl.String, eager=True),
+            "unit": pl.repeat(part.unit, len(starts), dtype=pl.String, eager=True),
+            "line": part.lines[places[at]],
+            "lines": part.spans(places[at]),
+            "prepared": at + 1,
+            "row": pl.Series(rows[at] + 1).replace(0, None),
+            "rows": np.diff(np.append(starts, len(prepared))),
         },
         schema=RUNS,
     )
+
+
+def _starts(
+    part: "_Part", places: NDArray[np.int64], rows: NDArray[np.int64], prepared: NDArray[np.int64], at: int
+) -> NDArray[np.int64]:
+    """Which of a chunk of the prepared rows, from the one at `at` on, begin a run; some at a time need less memory."""
+    first = max(at - 1, 0)
+    chunk = prepared[first : at + CHUNK_ROWS]
+    line, span, row = part.lines[places[chunk]], part.spans(places[chunk]), rows[chunk]
+    goes_on = (np.diff(chunk) == 1) & (np.diff(line) == span[:-1]) & (np.diff(span) == 0)
+    goes_on &= np.where(row[1:] < 0, row[:-1] < 0, (row[:-1] >= 0) & (np.diff(row) == 1))
+    begins = np.flatnonzero(~goes_on) + 1 + first
+    return begins if at else np.concatenate(([0], begins))
 
 
 def _malformed(source: str, malformed: pl.DataFrame, places: Mapping[str, str]) -> pl.DataFrame:
@@ -246,26 +273,33 @@ class _Part:
     place: str
     unit: Unit
     lines: NDArray[np.int64]  # where each row begins
-    spans: NDArray[np.int64]  # how many lines it has
+    malformed: NDArray[np.int64] | None = None  # lines that are no rows, ascending; None: each row has one line
+
+    def spans(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many lines the rows at `at` have."""
+        if self.malformed is None:
+            return np.ones(len(at), dtype=np.int64)
+        starts = self.lines[at]
+        follows = np.where(at + 1 < len(self.lines), self.lines[np.minimum(at + 1, len(self.lines) - 1)], _NOWHERE)
+        lost = np.append(self.malformed, _NOWHERE)
+        after = np.minimum(follows, lost[np.searchsorted(lost, starts, side="right")])
+        return np.where(after == _NOWHERE, 1, after - starts)
 
 
 def _parts(source: Source, read: SourceRead, root: Path) -> Iterator[_Part]:
     if not read.files:
-        yield _Part(source.path or read.name, "row", *_counted(read.frame.height))
+        yield _Part(source.path or read.name, "row", _counted(read.frame.height))
     for file in read.files:
         place = file.name if source.path is None else _place(file.path, root)
         if file.lines is None:
-            yield _Part(place, "row", *_counted(file.rows))
+            yield _Part(place, "row", _counted(file.rows))
             continue
-        starts = file.lines.cast(pl.Int64).to_numpy()
-        malformed = read.malformed.filter(pl.col("file") == file.name)["line"].to_numpy()
-        stops = np.sort(np.concatenate((starts[1:], malformed, [np.iinfo(np.int64).max])))
-        after = stops[np.searchsorted(stops, starts, side="right")]
-        yield _Part(place, "line", starts, np.where(after == stops[-1], 1, after - starts))
+        malformed = read.malformed.filter(pl.col("file") == file.name)["line"].sort().to_numpy()
+        yield _Part(place, "line", file.lines.cast(pl.Int64).to_numpy(), malformed)
 
 
-def _counted(rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.arange(1, rows + 1), np.ones(rows, dtype=np.int64)
+def _counted(rows: int) -> NDArray[np.int64]:
+    return np.arange(1, rows + 1)
 
 
 def _place(file: Path, root: Path) -> str:

@@ -97,6 +97,9 @@ class ColumnProfile:
             )
         if self.values is not None and other.values is not None:
             names = {**self.values, **other.values}
+            larger = self if self.rows >= other.rows else other
+            if not larger.values and not larger.are_all_values:  # too many were there to be counted
+                names = {}
             counted = {name: self.values.get(name, 0) + other.values.get(name, 0) for name in names}
             merged = replace(
                 merged,

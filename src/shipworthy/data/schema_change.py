@@ -88,14 +88,24 @@ class SchemaChange:
 
 def read_schema(contract: Contract, frame: pl.DataFrame) -> Schema:
     """The kinds of a source's columns, and the values of those that the contract calls categories."""
-    sample = frame.gather_every(max(1, frame.height // SAMPLED_ROWS))
+    return Schema(column_kinds(frame), category_values(contract, frame))
+
+
+def column_kinds(frame: pl.DataFrame, rows: int = SAMPLED_ROWS) -> dict[str, SourceKind]:
+    """What each column holds, by a sample of about so many rows."""
+    return {series.name: _kind(series) for series in frame.gather_every(max(1, frame.height // rows))}
+
+
+def category_values(contract: Contract, frame: pl.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The values of the columns that the contract calls categories, where there are few; never personal ones."""
     values = {}
     for name, column in _declared(contract).items():
         if column.type == "category" and not column.personal and name in frame.columns:
-            known = frame.select(cleaned(name, column, frame.schema[name]).drop_nulls().unique()).to_series()
+            seen = frame.select(pl.col(name).unique())
+            known = seen.select(cleaned(name, column, frame.schema[name]).drop_nulls().unique()).to_series()
             if len(known) <= MOST_VALUES:
                 values[name] = tuple(sorted(known.cast(pl.String).to_list()))
-    return Schema({series.name: _kind(series) for series in sample}, values)
+    return values
 
 
 def find_changes(

@@ -108,7 +108,7 @@ def read_source(
             f"source {name}: databases and HTTP addresses are not read yet; "
             f"export the rows to a CSV or Parquet file and name it with data.sources.{name}.path"
         )
-    with _of_source(name):
+    with of_source(name):
         return read_file(name, root / source.path, declared(source, numbers), digest=digest)
 
 
@@ -158,7 +158,7 @@ def read_columns(name: str, source: Source, root: Path) -> tuple[str, ...]:
     """
     if source.path is None:
         return tuple(read_source(name, source, root).frame.columns)
-    with _of_source(name):
+    with of_source(name):
         files, dialect = find_files(root / source.path), declared(source)
         first = identifiers(_columns(files[0], dialect), files[0])
         for file in files[1:]:
@@ -166,13 +166,16 @@ def read_columns(name: str, source: Source, root: Path) -> tuple[str, ...]:
     return tuple(first)
 
 
-def stream_text(path: Path, block_bytes: int = CHUNK_BYTES, dialect: Dialect | None = None) -> Iterator[Block]:
+def stream_text(
+    path: Path, block_bytes: int = CHUNK_BYTES, dialect: Dialect | None = None, digest: str | None = None
+) -> Iterator[Block]:
     """The rows of a CSV, TSV or JSON lines file in blocks of bounded size; judged as `read_file` judges it.
 
     Args:
         path: of the file; gzip is unpacked.
         block_bytes: about as many are read at a time; from the first ones delimiter and header are told.
         dialect: how it is written; None where it tells by itself.
+        digest: of the file, where it is known: what is read must have it.
 
     Raises:
         SourceError: as for `read_file`; of what lies in the file, when the block comes.
@@ -181,7 +184,7 @@ def stream_text(path: Path, block_bytes: int = CHUNK_BYTES, dialect: Dialect | N
     kind = find_format(path, dialect)
     if kind not in TEXT_FORMATS:
         raise SourceError(f"{path}: is {kind}, no text")
-    yield from _stream_text(path, block_bytes, dialect, None)
+    yield from _stream_text(path, block_bytes, dialect, digest)
 
 
 def stream_file(path: Path, dialect: Dialect | None = None, digest: str | None = None) -> Iterator[Block]:
@@ -207,6 +210,15 @@ def stream_file(path: Path, dialect: Dialect | None = None, digest: str | None =
         yield block
 
 
+@contextmanager
+def of_source(name: str) -> Iterator[None]:
+    """What is wrong with a file, with the contract's name for it."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{error} (data.sources.{name})") from error
+
+
 def flat(frame: pl.DataFrame, path: Path, rows: int | None = None) -> pl.DataFrame:
     """`frame`, if each of its columns is of a kind that is read and it has rows.
 
@@ -227,15 +239,6 @@ def flat(frame: pl.DataFrame, path: Path, rows: int | None = None) -> pl.DataFra
     if not (frame.height if rows is None else rows):
         raise SourceError(f"{path}: the file has columns and no rows; it needs rows")
     return frame
-
-
-@contextmanager
-def _of_source(name: str) -> Iterator[None]:
-    """What is wrong with a file, with the contract's name for it."""
-    try:
-        yield
-    except SourceError as error:
-        raise SourceError(f"{error} (data.sources.{name})") from error
 
 
 # --- one file

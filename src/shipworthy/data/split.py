@@ -159,10 +159,30 @@ def _bits(column: pl.Series) -> NDArray[np.uint64]:
     if column.dtype.is_integer() or column.dtype.is_temporal() or column.dtype == pl.Boolean:
         whole = column.to_physical().cast(pl.Int64)
         return whole.fill_null(0).to_numpy().view(np.uint64) + _one_if_known(whole)
-    texts = column.cast(pl.String)
-    sums = {text: 1 + zlib.crc32(text.encode()) for text in texts.drop_nulls().unique().to_list()}
-    found = (sums.get(text, 0) for text in texts.to_list())  # texts of equal sums are only not told apart
-    return np.fromiter(found, dtype=np.uint64, count=len(texts))
+    pieces = column.cast(pl.String).to_frame().iter_slices(_CHUNK_ROWS)
+    return np.concatenate([_sums(piece.to_series()) for piece in pieces] or [np.empty(0, dtype=np.uint64)])
+
+
+_CHUNK_ROWS = 65_536  # of texts that are looked at together
+_LONG = 64  # bytes of a text, from which on it is summed on its own
+_CRC32 = np.array([zlib.crc32(bytes([byte])) for byte in range(256)], dtype=np.uint64)
+_CRC32 ^= _CRC32[0]
+_ALL = np.uint64(0xFFFFFFFF)
+
+
+def _sums(texts: pl.Series) -> NDArray[np.uint64]:
+    """1 and the CRC-32 of each text, 0 for a missing one; texts of equal sums are only not told apart."""
+    lengths = texts.str.len_bytes().fill_null(0).to_numpy().astype(np.int64)
+    content = np.frombuffer(str(texts.fill_null("").str.join("").item()).encode(), dtype=np.uint8)
+    starts = np.cumsum(lengths) - lengths
+    sums = np.full(len(lengths), _ALL)
+    for at in range(min(int(lengths.max(initial=0)), _LONG)):
+        rows = np.flatnonzero(lengths > at)
+        sums[rows] = _CRC32[(sums[rows] ^ content[starts[rows] + at]) & np.uint64(255)] ^ (sums[rows] >> np.uint64(8))
+    sums ^= _ALL
+    for row in np.flatnonzero(lengths > _LONG):
+        sums[row] = zlib.crc32(content[starts[row] : starts[row] + lengths[row]].tobytes())
+    return np.where(texts.is_null().to_numpy(), np.uint64(0), sums + np.uint64(1))
 
 
 def _one_if_known(column: pl.Series) -> NDArray[np.uint64]:
@@ -191,7 +211,7 @@ def _judge(contract: Contract, frame: pl.DataFrame, parts: Split) -> None:
             )
     if contract.target.type == "regression":
         return
-    seen = set(np.unique(target_array(contract, frame[parts.train])).tolist())
+    seen = set(np.unique(target_array(contract, frame.select(contract.target.column)[parts.train])).tolist())
     for code, label in enumerate(contract.target.values or ()):
         if code not in seen:
             raise DataError(

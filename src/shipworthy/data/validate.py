@@ -5,21 +5,24 @@ How a text becomes a value stands in `values`; nothing else is repaired unless t
 """
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from shipworthy.contract.expressions import FLOAT32_MAX, parse_expression
 from shipworthy.contract.patterns import Pattern
-from shipworthy.contract.types import Column, ContextColumn, Contract, Feature, Growth
+from shipworthy.contract.types import Column, ContextColumn, Contract, Feature
 from shipworthy.data.columns import derived_values, evaluate, is_outside, kinds, settled, zones
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.values import Read, read_columns
 from shipworthy.kernel.errors import DataError
 
-TOP_REASONS = 5  # named in a refusal; all of them stand in the quarantine
+NAMES = ("row", "reasons", "malformed")  # of the columns before those of the rows, which may need others
 SHOWN_CHARACTERS = 60  # of a value in a message
 _KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "datetime": "a datetime"}
 
@@ -53,7 +56,7 @@ class _Flag:
 
 
 def validate(contract: Contract, frame: pl.DataFrame, *, malformed: pl.DataFrame | None = None) -> Validated:
-    """Part `frame` in accepted and quarantined rows; `judge_batch` says whether that is good enough.
+    """Part `frame` in accepted and quarantined rows; `accept` says whether that is good enough.
 
     Args:
         contract: its context, features, derived columns, checks and target are held.
@@ -63,9 +66,41 @@ def validate(contract: Contract, frame: pl.DataFrame, *, malformed: pl.DataFrame
     Raises:
         DataError: a column of the contract is not in the frame, or its dates cannot be told apart.
     """
+    judged = judge_rows(contract, frame, find_formats(contract, frame))
+    return completed(hold_unique(contract, judged, lambda rows: frame[rows]), frame.columns, malformed)
+
+
+def find_formats(contract: Contract, frame: pl.DataFrame) -> dict[str, str]:
+    """The format of each datetime column that is text.
+
+    Raises:
+        DataError: as for `validate`.
+    """
     wanted = _wanted(contract)
     _judge_columns(wanted, frame)
-    formats = _formats(wanted, frame)
+    formats = {}
+    for name, column in wanted.items():
+        if column.type != "datetime" or frame.schema[name] != pl.String:
+            continue
+        found = detect_format(frame[name])
+        if found is not None and found.ambiguous:
+            raise DataError(
+                f"{name}: every date reads as month/day and as day/month; write year-month-day, such as 2026-03-31"
+            )
+        formats[name] = found.pattern if found else "%Y-%m-%d"
+    return formats
+
+
+def judge_rows(contract: Contract, frame: pl.DataFrame, formats: Mapping[str, str], *, first: int = 0) -> Validated:
+    """Part rows by all rules that look at one row alone.
+
+    Args:
+        contract: as for `validate`.
+        frame: some of the rows, or all.
+        formats: of `find_formats`.
+        first: how many rows stand before them.
+    """
+    wanted = _wanted(contract)
     reads = read_columns(wanted, frame, formats)
     values = pl.DataFrame([read.values for read in reads.values()])
     limits = _limits(values)
@@ -79,27 +114,105 @@ def validate(contract: Contract, frame: pl.DataFrame, *, malformed: pl.DataFrame
     complete, derived_flags = _derived(contract, left)
     check_flags = list(_check_flags(contract, complete))
     flags = [flag for flag in (*flags, *derived_flags, *check_flags) if flag.rows.any()]
-    flags += _duplicates(contract, complete, flags)
-    checks = {flag.reason: int(flag.rows.sum()) for flag in check_flags}
-    return _parted(frame, complete, flags, malformed, checks, formats)
+    grounds = [flag for flag in flags if not flag.noted]
+    bad = _any(grounds, frame.height)
+    return Validated(
+        accepted=complete.filter(~bad) if grounds else complete,
+        quarantined=_quarantined(frame, grounds, bad, first),
+        reasons={flag.reason: int(flag.rows.sum()) for flag in grounds},
+        examples={flag.reason: _example(frame, flag, first) for flag in grounds},
+        noted={flag.reason: int(flag.rows.sum()) for flag in flags if flag.noted},
+        checks={flag.reason: int(flag.rows.sum()) for flag in check_flags},
+        formats=dict(formats),
+    )
 
 
-def judge_batch(contract: Contract, validated: Validated, *, now: float, last_rows: int | None = None) -> None:
-    """Refuse a batch that is not good enough to become a snapshot.
+def joined(parts: Sequence[Validated]) -> Validated:
+    """What `judge_rows` made of rows that stand one below the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Validated(
+        accepted=pl.concat(part.accepted for part in parts),
+        quarantined=pl.concat(part.quarantined for part in parts),
+        reasons=summed(part.reasons for part in parts),
+        examples={reason: text for part in reversed(parts) for reason, text in part.examples.items()},
+        noted=summed(part.noted for part in parts),
+        checks=summed(part.checks for part in parts),
+        formats=parts[0].formats,
+    )
+
+
+def hold_unique(
+    contract: Contract,
+    judged: Validated,
+    rows_at: Callable[[pl.Series], pl.DataFrame],
+    *,
+    first: int = 0,
+    held_before: Callable[[Sequence[str]], pl.DataFrame] | None = None,
+) -> Validated:
+    """Of each key the first acceptable row stays, then of each value or combination that is to be unique.
 
     Args:
-        contract: its `accept` limits, checks and classes.
-        validated: the batch.
-        now: Unix seconds, for `accept.age`.
-        last_rows: of the last snapshot, for `accept.growth`; None: there is none.
-
-    Raises:
-        DataError: too few rows or too many, too many in quarantine, too old, a check fails too often, or a target from
-            which nothing can be learnt; names the top reasons.
+        contract: says what is unique.
+        judged: all rows of the batch.
+        rows_at: the rows of these numbers, from 0 and ascending, as they were read.
+        first: how many rows stand before them.
+        held_before: columns of the accepted ones among those; None: there are none.
     """
-    problems = list(_batch_problems(contract, validated, now, last_rows))
-    if problems:
-        raise DataError("; ".join(problems) + _top_reasons(validated))
+    for columns, words in unique_columns(contract):
+        held = judged.accepted.select(columns)
+        known = _all_known(held)
+        held = held if known is None else held.filter(known)
+        repeated = pl.repeat(False, held.height, dtype=pl.Boolean, eager=True)
+        if held.hash_rows().n_unique() != held.height:  # other hashes, other values
+            repeated = ~held.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+        if held_before is not None:
+            repeated = repeated | _stand_in(held, held_before(columns))
+        if not repeated.any():
+            continue
+        if known is not None:
+            repeated = pl.repeat(False, len(known), eager=True).scatter(known.arg_true().filter(repeated), True)
+        judged = _without(judged, repeated, columns, words, rows_at, first)
+    return judged
+
+
+def completed(judged: Validated, columns: Sequence[str], malformed: pl.DataFrame | None) -> Validated:
+    """With the rows that could not be parted in fields, and the most frequent reasons first.
+
+    Args:
+        judged: all rows of the batch.
+        columns: of the rows as they were read.
+        malformed: as for `validate`.
+    """
+    reasons, quarantined = dict(judged.reasons), judged.quarantined
+    if malformed is not None:
+        reasons |= dict(malformed.group_by("reason").len().sort("reason").iter_rows())
+        _, reason, broken = (_free(name, columns) for name in NAMES)
+        lost = malformed.select(pl.col("reason").alias(reason), pl.format("line {}: {}", "line", "text").alias(broken))
+        quarantined = pl.concat([quarantined, lost], how="diagonal") if lost.height else quarantined
+    return replace(judged, quarantined=quarantined, reasons=most_frequent(reasons))
+
+
+def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Rows of each reason, of several parts."""
+    found: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.items():
+            found[reason] = found.get(reason, 0) + count
+    return found
+
+
+def most_frequent(reasons: Mapping[str, int]) -> dict[str, int]:
+    """The reasons, those of most rows first."""
+    return dict(sorted(reasons.items(), key=lambda item: -item[1]))
+
+
+def accepted_rows(judged: Validated, first: int = 0) -> NDArray[np.int64]:
+    """The number, from 0, that each accepted row has in the rows as they were read; `first` stand before them."""
+    held = judged.quarantined.to_series(0).drop_nulls().to_numpy() - (first + 1)
+    is_accepted = np.ones(judged.accepted.height + len(held), dtype=np.bool_)
+    is_accepted[held] = False
+    return np.flatnonzero(is_accepted)
 
 
 # --- what the contract asks for
@@ -124,20 +237,6 @@ def _judge_columns(wanted: dict[str, Column], frame: pl.DataFrame) -> None:
     raise DataError(f"the data has no column {', '.join(lacking)}; it has {shown}{guess}")
 
 
-def _formats(wanted: dict[str, Column], frame: pl.DataFrame) -> dict[str, str]:
-    formats = {}
-    for name, column in wanted.items():
-        if column.type != "datetime" or frame.schema[name] != pl.String:
-            continue
-        found = detect_format(frame[name])
-        if found is not None and found.ambiguous:
-            raise DataError(
-                f"{name}: every date reads as month/day and as day/month; write year-month-day, such as 2026-03-31"
-            )
-        formats[name] = found.pattern if found else "%Y-%m-%d"
-    return formats
-
-
 # --- reasons
 
 
@@ -157,7 +256,7 @@ def _column_flags(
     column: Column,
     read: Read,
     limits: tuple[float, float] | None,
-    formats: dict[str, str],
+    formats: Mapping[str, str],
 ) -> Iterator[_Flag]:
     """The rows that break a rule of one column; nothing is yielded for rules that hold, as most do."""
     values, is_target = read.values, name == contract.target.column
@@ -224,24 +323,6 @@ def _check_flags(contract: Contract, frame: pl.DataFrame) -> Iterator[_Flag]:
         yield _Flag(f"check {check.name}: false", fails)
 
 
-def _duplicates(contract: Contract, frame: pl.DataFrame, flags: list[_Flag]) -> list[_Flag]:
-    """All but the first acceptable row of each key, then of each value or combination that is to be unique."""
-    found: list[_Flag] = []
-    for columns, words in unique_columns(contract):
-        known = ~_any([*flags, *found], frame.height)
-        for name in columns:
-            if frame[name].null_count():
-                known &= frame[name].is_not_null()
-        held = frame.select(columns).filter(known)
-        if held.hash_rows().n_unique() == held.height:
-            continue  # other hashes, other values
-        repeated = ~held.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-        if repeated.any():
-            rows = pl.repeat(False, frame.height, eager=True).scatter(known.arg_true().filter(repeated), True)
-            found.append(_Flag(f"{', '.join(columns)}: {words}", rows, columns[0] if len(columns) == 1 else ""))
-    return found
-
-
 def unique_columns(contract: Contract) -> list[tuple[tuple[str, ...], str]]:
     """The columns, one or several together, of which no two accepted rows have the same values, with the reason."""
     keys = contract.context_by_role("key")
@@ -268,142 +349,71 @@ def _any(flags: list[_Flag], height: int) -> pl.Series:
 # --- the two parts
 
 
-def _parted(
-    frame: pl.DataFrame,
-    complete: pl.DataFrame,
-    flags: list[_Flag],
-    malformed: pl.DataFrame | None,
-    checks: dict[str, int],
-    formats: dict[str, str],
+def _all_known(held: pl.DataFrame) -> pl.Series | None:
+    """Where no column is missing; None: everywhere."""
+    lacking = [series.is_not_null() for series in held if series.null_count()]
+    return functools.reduce(operator.and_, lacking) if lacking else None
+
+
+def _stand_in(held: pl.DataFrame, before: pl.DataFrame) -> pl.Series:
+    """Which rows of `held` are among those of before: the few are looked for in the many."""
+    known = before.join(held.unique(), on=held.columns, how="semi").unique()
+    found = held.with_row_index("__at").join(known, on=held.columns, how="semi")["__at"]
+    return pl.repeat(False, held.height, dtype=pl.Boolean, eager=True).scatter(found, True)
+
+
+def _without(
+    judged: Validated,
+    repeated: pl.Series,
+    columns: Sequence[str],
+    words: str,
+    rows_at: Callable[[pl.Series], pl.DataFrame],
+    first: int,
 ) -> Validated:
-    grounds = [flag for flag in flags if not flag.noted]
-    bad = _any(grounds, frame.height)
-    reasons = {flag.reason: int(flag.rows.sum()) for flag in grounds}
-    quarantined = _quarantined(frame, grounds, bad, malformed)
-    if malformed is not None:
-        reasons |= dict(malformed.group_by("reason").len().sort("reason").iter_rows())
-    return Validated(
-        accepted=complete.filter(~bad) if grounds else complete,
-        quarantined=quarantined,
-        reasons=dict(sorted(reasons.items(), key=lambda item: -item[1])),
-        examples={flag.reason: _example(frame, flag) for flag in grounds},
-        noted={flag.reason: int(flag.rows.sum()) for flag in flags if flag.noted},
-        checks=checks,
-        formats=formats,
+    """Accepted rows that repeat others, in quarantine."""
+    reason = f"{', '.join(columns)}: {words}"
+    rows = pl.Series(accepted_rows(judged, first)[repeated.arg_true().to_numpy()])
+    raw = rows_at(rows)
+    flag = _Flag(reason, pl.repeat(True, raw.height, eager=True), columns[0] if len(columns) == 1 else "")
+    held = _quarantined(raw, [flag], flag.rows).with_columns((rows + (first + 1)).alias(judged.quarantined.columns[0]))
+    return replace(
+        judged,
+        accepted=judged.accepted.filter(~repeated),
+        quarantined=pl.concat([judged.quarantined, held]).sort(judged.quarantined.columns[0]),
+        reasons={**judged.reasons, reason: raw.height},
+        examples={**judged.examples, reason: _example(raw, flag, first + int(rows[0]))},
     )
 
 
-def _quarantined(
-    frame: pl.DataFrame, grounds: list[_Flag], bad: pl.Series, malformed: pl.DataFrame | None
-) -> pl.DataFrame:
-    row, reasons, broken = (_free(name, frame) for name in ("row", "reasons", "malformed"))
+def _quarantined(frame: pl.DataFrame, grounds: list[_Flag], bad: pl.Series, first: int = 0) -> pl.DataFrame:
+    row, reasons, broken = (_free(name, frame.columns) for name in NAMES)
     rows = bad.arg_true()
     named = [
         pl.when(flag.rows.gather(rows)).then(pl.lit(flag.reason)).alias(str(number))
         for number, flag in enumerate(grounds)
     ]
     texts = pl.select(pl.concat_str(named, separator="; ", ignore_nulls=True)) if grounds else pl.DataFrame({"": []})
-    parted = pl.DataFrame(
+    return pl.DataFrame(
         {
-            row: (rows + 1).cast(pl.Int64),
+            row: (rows + (first + 1)).cast(pl.Int64),
             reasons: texts.to_series().cast(pl.String),
             broken: pl.repeat(None, len(rows), dtype=pl.String, eager=True),
         }
     ).hstack(frame.filter(bad))
-    if malformed is None or not malformed.height:
-        return parted
-    lost = malformed.select(pl.col("reason").alias(reasons), pl.format("line {}: {}", "line", "text").alias(broken))
-    return pl.concat([parted, lost], how="diagonal")
 
 
-def _free(name: str, frame: pl.DataFrame) -> str:
-    while name in frame.columns:
+def _free(name: str, columns: Sequence[str]) -> str:
+    while name in columns:
         name += "_"
     return name
 
 
-def _example(frame: pl.DataFrame, flag: _Flag) -> str:
+def _example(frame: pl.DataFrame, flag: _Flag, first: int = 0) -> str:
     row = int(flag.rows.arg_max() or 0)
     if not flag.column:
-        return f"row {row + 1}"
-    return f"row {row + 1}: {_shortened(repr(frame[flag.column][row]))}"
+        return f"row {first + row + 1}"
+    return f"row {first + row + 1}: {_shortened(repr(frame[flag.column][row]))}"
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
-
-
-# --- the batch as a whole
-
-
-def _batch_problems(contract: Contract, validated: Validated, now: float, last_rows: int | None) -> Iterator[str]:
-    accept = contract.data.accept
-    accepted, rows = validated.accepted.height, validated.rows
-    for check in contract.checks:
-        failing = validated.checks.get(f"check {check.name}: false", 0)
-        if failing > check.failing.at_most * rows:
-            yield f"check {check.name}: {failing} of {rows} rows fail, {check.failing.at_most:.3%} may"
-    least = (accept.rows.at_least if accept.rows else None) or 1
-    if accepted < least:
-        yield f"{accepted} of {rows} rows are accepted, data.accept.rows asks for {least}"
-    if accept.rows and accept.rows.at_most is not None and accepted > accept.rows.at_most:
-        yield f"{accepted} of {rows} rows are accepted, data.accept.rows allows {accept.rows.at_most}"
-    if last_rows and accept.growth is not None:
-        yield from _growth_problems(accept.growth, accepted, last_rows)
-    refused = rows - accepted
-    most = accept.quarantined.at_most if accept.quarantined else 1.0
-    if refused > most * rows:
-        yield f"{refused} of {rows} rows are quarantined, data.accept.quarantined allows {most:.3%}"
-    if accepted:
-        yield from _age_problems(contract, validated.accepted, now)
-        yield from _target_problems(contract, validated.accepted)
-
-
-def _growth_problems(growth: Growth, accepted: int, last_rows: int) -> Iterator[str]:
-    seen = f"{accepted} rows are accepted, {accepted / last_rows:.4g} times the last snapshot's {last_rows}"
-    if growth.at_least is not None and accepted < growth.at_least * last_rows:
-        yield f"{seen}; data.accept.growth asks for {growth.at_least:.4g} times as many"
-    if growth.at_most is not None and accepted > growth.at_most * last_rows:
-        yield f"{seen}; data.accept.growth allows {growth.at_most:.4g} times as many"
-
-
-def _age_problems(contract: Contract, accepted: pl.DataFrame, now: float) -> Iterator[str]:
-    limit = contract.data.accept.age
-    if limit is None:
-        return
-    for name in contract.context_by_role("time"):
-        newest = accepted[name].max()
-        if not isinstance(newest, datetime):
-            yield f"data.accept.age: {name} holds no time"
-        elif now - newest.timestamp() > limit.at_most:
-            written = newest.astimezone(UTC).isoformat()
-            yield f"the newest row ({name} {written}) is older than data.accept.age allows"
-
-
-def _target_problems(contract: Contract, accepted: pl.DataFrame) -> Iterator[str]:
-    target = contract.target
-    values = accepted[target.column]
-    if values.n_unique() == 1:
-        yield f"the target {target.column} is {values[0]!r} in every row; there is nothing to learn"
-        return
-    if target.type == "regression":
-        return
-    counts = dict(values.value_counts().iter_rows())
-    for label in target.values or ():
-        if counts.get(label, 0) < 2:
-            yield (
-                f"class {label!r} of the target {target.column} has {counts.get(label, 0) or 'no'} accepted row; "
-                "gather more, merge it with another class, or take it out of the data and of target.values"
-            )
-
-
-def _top_reasons(validated: Validated) -> str:
-    top = list(validated.reasons.items())[:TOP_REASONS]
-    if not top:
-        return ""
-    named = [f"{reason} ({count} rows{_for_example(validated, reason)})" for reason, count in top]
-    return ". Most frequent reasons of quarantined rows: " + "; ".join(named)
-
-
-def _for_example(validated: Validated, reason: str) -> str:
-    return f", as in {validated.examples[reason]}" if reason in validated.examples else ""

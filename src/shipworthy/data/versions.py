@@ -19,6 +19,7 @@ from shipworthy.security.vault import SEALED_SUFFIX
 ORDER = "__row"  # Delta promises no order of rows
 DIGEST_KEY = "shipworthy.digest"  # in the commit of each version
 ROWS_KEY = "shipworthy.rows"
+CHAIN_KEY = "shipworthy.chain"  # the digest of its parts that are whole
 FIRST_KEY = "shipworthy.first"  # the first row that the version added to the one before
 MANY_FILES = 64  # of a version: from here on opening them takes longer than reading them
 GRACE_S = 86_400.0  # a file younger than this and of no version may be of somebody who writes at this moment
@@ -36,6 +37,7 @@ class Version:
     appended: int | None = None  # rows that it added to the version before, the rest being the same; None: rewritten
     is_sealed: bool = False
     is_copy: bool = False  # the content of an earlier version in fewer files
+    chain: str | None = None  # the digest of its whole parts; None: it has none, or was written before this was noted
 
 
 def list_versions(table: Path) -> list[Version]:
@@ -56,6 +58,7 @@ def list_versions(table: Path) -> list[Version]:
             rows=entry.get(ROWS_KEY),
             appended=entry[ROWS_KEY] - entry[FIRST_KEY] if FIRST_KEY in entry else None,
             is_copy=entry["operation"] == "OPTIMIZE",
+            chain=entry.get(CHAIN_KEY),
         )
         for entry in history
         if DIGEST_KEY in entry
@@ -190,7 +193,8 @@ def merge_files(table: Path, at_least: int = MANY_FILES) -> int:
     count = len(files_of(opened))
     if count < at_least:
         return 0
-    known = {DIGEST_KEY: newest.digest} | ({} if newest.rows is None else {ROWS_KEY: newest.rows})
+    noted = {DIGEST_KEY: newest.digest, ROWS_KEY: newest.rows, CHAIN_KEY: newest.chain}
+    known = {key: value for key, value in noted.items() if value is not None}
     try:
         opened.optimize.compact(
             commit_properties=CommitProperties(custom_metadata=known, max_commit_retries=0),

@@ -12,6 +12,7 @@ import polars as pl
 
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract, Source
+from shipworthy.data.accept import judge_batch
 from shipworthy.data.detection import detect_dialect
 from shipworthy.data.dialect import Dialect
 from shipworthy.data.excel import sheet_names
@@ -23,7 +24,7 @@ from shipworthy.data.names import identifier
 from shipworthy.data.numerals import Written, detect_numerals, spoken, words_for_null
 from shipworthy.data.sources import SourceRead, read_file
 from shipworthy.data.split import split
-from shipworthy.data.validate import Validated, judge_batch, validate
+from shipworthy.data.validate import Validated, validate
 from shipworthy.kernel.errors import ConflictError, ContractError, DataError, InternalError, StorageError, UsageError
 from shipworthy.workflows.layout import CONTRACT_FILE
 from shipworthy.workflows.templates import GITIGNORE, Draft, contract_text, train_text

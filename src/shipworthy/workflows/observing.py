@@ -90,6 +90,7 @@ def observe(
     quarantined: int,
     rows: Mapping[str, int],
     at: float,
+    profile: Profile | None = None,
 ) -> Observed:
     """Profile a batch and judge it.
 
@@ -100,9 +101,11 @@ def observe(
         quarantined: how many others there were.
         rows: read of each source.
         at: Unix s.
+        profile: of those rows, where it is known; of `accepted` then only times are looked at.
     """
-    edges = {name: tuple(found) for name, found in _edges(past).items()}
-    profile = profile_frame(accepted, edges, personal_columns(contract))
+    if profile is None:
+        edges = {name: tuple(found) for name, found in _edges(past).items()}
+        profile = profile_frame(accepted, edges, personal_columns(contract))
     observation = Observation(at, accepted.height, quarantined, _newest(contract, accepted), rows, _columns(profile))
     judgement = judge_batch_history([each.seen for each in past], observation, contract.data.watch.false_alarms)
     return Observed(profile, observation, judgement)

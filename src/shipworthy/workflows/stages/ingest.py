@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from shipworthy.contract.types import Contract
+from shipworthy.data.accept import judge_batch
 from shipworthy.data.findings import find_all
 from shipworthy.data.health import Judgement
 from shipworthy.data.lookups import join_lookups, main_reads, pack_tables
@@ -22,7 +23,7 @@ from shipworthy.data.schema_change import SchemaChange, read_schema
 from shipworthy.data.snapshot import take
 from shipworthy.data.sources import PLACES, SourceRead
 from shipworthy.data.split import Split, split
-from shipworthy.data.validate import Validated, judge_batch, validate
+from shipworthy.data.validate import Validated, validate
 from shipworthy.kernel.digest import digest_bytes, digest_json
 from shipworthy.kernel.errors import DataError
 from shipworthy.ledger.events import Event
@@ -41,6 +42,8 @@ from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.sources import Gathered, read_all
 from shipworthy.workflows.stages.folders import artefact_entry, put_json, work_folder
 from shipworthy.workflows.stages.rows import snapshot_node
+from shipworthy.workflows.stages.standing import KIND, find_standing, note_standing
+from shipworthy.workflows.stages.streams import stream_large
 
 Outputs = dict[str, Any]
 
@@ -51,10 +54,15 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     """Sources to a snapshot; rows that do not fit are kept in quarantine with their reasons."""
     parts, contract = shipping.parts, shipping.contract
     project = parts.project
-    reads, unread = read_all(shipping, gathered)
-    sources = gathered.digests
     past = read_past(parts.ledger, parts.artefacts, contract.system)
-    schemas = {name: read_schema(contract, source.frame) for name, source in reads.items()}
+    standing = find_standing(shipping, gathered, past)
+    streamed = stream_large(shipping, gathered, standing)
+    reads, unread = read_all(shipping, gathered)
+    standing = standing if streamed else None
+    sources = gathered.digests
+    schemas = {each.read.name: each.schema for each in streamed} or {
+        name: read_schema(contract, source.frame) for name, source in reads.items()
+    }
     changes = schema_changes(project, contract, past[-1].schemas if past else {}, schemas)
     main = main_reads(contract, reads)
     orphans = find_orphans(contract, {name: source.frame for name, source in reads.items()})
@@ -73,26 +81,34 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     frame = prepared.frame
     with _refusals_recorded(shipping, changes):
         shipping.tell("ingest", f"checking {frame.height:,} rows")
-        validated = validate(contract, frame, malformed=malformed)
+        validated = streamed[0].validated if streamed else validate(contract, frame, malformed=malformed)
     validated, replayed = _with_replayed(shipping, validated)
     placed = _placed(prepared, validated.quarantined, main, malformed)
+    placed = placed if standing is None else standing.quarantined(placed)
     quarantine = _keep_quarantined(project.quarantine, placed, sources, shipping.seals_with)
     kept = f". The rows and their reasons are in {quarantine}." if quarantine else ""
+    fresh, validated = validated, validated if standing is None else standing.whole(contract, validated)
+    profile = None if standing is None else standing.profile(contract, fresh.accepted)
+    classes = None if profile is None else profile[contract.target.column].values
     steps = [step.to_json() for step in prepared.steps]
     with _refusals_recorded(shipping, changes, {"reasons": validated.reasons, "steps": steps}, kept):
-        judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping))
-    shipping.tell("ingest", f"profiling {validated.accepted.height:,} rows")
+        judge_batch(contract, validated, now=parts.now(), last_rows=_last_rows(shipping), classes=classes)
+    shipping.tell("ingest", f"profiling {fresh.accepted.height:,} rows")
     rows = {name: source.rows for name, source in reads.items()}
-    observed = observe(contract, past, validated.accepted, validated.quarantined.height, rows, parts.now())
+    observed = observe(contract, past, validated.accepted, validated.quarantined.height, rows, parts.now(), profile)
     anomalies = observed.judgement.anomalies
     if anomalies and contract.data.accept.anomalies == "refuse":
         words = f"{_unlike(observed.judgement)} (data.accept.anomalies: refuse){kept}"
         raise _refused(shipping, words, changes, {"reasons": validated.reasons}, observed)
     shipping.tell("ingest", f"writing the snapshot of {validated.accepted.height:,} rows")
-    snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
-    shipping.tell("ingest", "looking for what a person should be asked")
-    findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
-    origins = trace(contract, main, prepared, validated, project.root)
+    if standing is None:
+        snapshot = take(contract, validated.accepted, project.tables, shipping.seals_with)
+        shipping.tell("ingest", "looking for what a person should be asked")
+        findings = [found.to_json() for found in find_all(contract, validated.accepted, _places(contract, validated))]
+    else:
+        snapshot, findings = standing.extended(fresh.accepted), standing.findings
+    traced = main if standing is None else standing.fresh(main)
+    origins = trace(contract, traced, prepared, fresh, project.root, None if standing is None else standing.origins)
     made = {
         "profile": put_json(parts, profile_json(observed.profile), "profile"),
         "sketches": put_json(parts, pack_profile(observed.profile), "sketches"),
@@ -100,6 +116,9 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     }
     if tables is not None:
         made["lookups"] = parts.artefacts.put_bytes(tables, "lookups").digest
+    if streamed:
+        note = note_standing(shipping, streamed[0], validated.checks, snapshot.rows, standing)
+        made[KIND] = put_json(parts, note, KIND)
     outputs: Outputs = {
         "snapshot": snapshot.digest,
         "version": snapshot.version,
@@ -112,6 +131,7 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         "findings": findings,
         **({"steps": steps} if steps else {}),
         **({"future": proof.to_json()} if proof is not None else {}),
+        **({} if standing is None else {"findings_of": standing.noted["looked"]["rows"]}),
         **({"replayed": replayed} if replayed else {}),
         **({"lookups": {name: found.to_json() for name, found in looked_up.counts.items()}} if tables else {}),
         **({"orphans": [found.to_json() for found in orphans]} if orphans else {}),
@@ -120,7 +140,8 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
         "anomalies": [anomaly.to_json() for anomaly in anomalies],
         "changes": [change.to_json() for change in changes],
         "artefacts": made,
-        "detail": _ingest_detail(snapshot.rows, validated, replayed.get("joined", 0)),
+        "detail": _ingest_detail(snapshot.rows, validated, replayed.get("joined", 0))
+        + ("" if standing is None else f"; {fresh.accepted.height:,} rows added, findings are those of before"),
     }
     if gathered.broken:
         outputs["broken"] = {name: broken.to_json() for name, broken in gathered.broken.items()}
@@ -146,8 +167,8 @@ def ingest(shipping: Shipping, gathered: Gathered) -> Outputs:
     body = {
         **{key: value for key, value in outputs.items() if key != "detail"},
         "digest": snapshot.digest,
-        "schema": {name: str(kind) for name, kind in validated.accepted.schema.items()},
-        "columns": trace_columns(contract, reads, validated.accepted),
+        "schema": {name: str(kind) for name, kind in fresh.accepted.schema.items()},
+        "columns": trace_columns(contract, reads, {name: found.missing for name, found in observed.profile.items()}),
         "observed": {
             **observed.to_json(),
             "digests": {name: source.digest for name, source in reads.items()},
@@ -254,8 +275,8 @@ def _placed(
     row, *others = quarantined.columns
     numbers = quarantined[row].drop_nulls() - 1
     places = pl.DataFrame(schema=PLACES).clear(len(numbers))
-    for name, rows in prepared.rows.items():
-        places = reads[name].places(rows.gather(numbers))
+    for name, rows in prepared.rows.items():  # without a step the numbers are those of the source
+        places = reads[name].places(rows.gather(numbers) if prepared.steps else numbers)
     if lost is not None:
         places = pl.concat([places, lost.select("file", "line")])
     names = {name: _free(name, quarantined) for name in places.columns}
