@@ -21,8 +21,8 @@ import polars as pl
 
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
-from shipworthy.data.files import digest_file
 from shipworthy.data.snapshot import take
+from shipworthy.data.sources.files import digest_file
 from shipworthy.data.stream import stream_source
 from shipworthy.data.validate import validate
 

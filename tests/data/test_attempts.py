@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipworthy.data.attempts import Deadline, Pace, keep_trying, longest_pause, run_together
+from shipworthy.data.sources.attempts import Deadline, Pace, keep_trying, longest_pause, run_together
 from shipworthy.kernel.errors import DeadlineError, SourceError, UnavailableError
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shipworthy.data.dialect import number_columns
-from shipworthy.data.sources import read_source
+from shipworthy.data.sources.dialect import number_columns
+from shipworthy.data.sources.read import read_source
 from shipworthy.data.validate import Validated, validate
 from shipworthy.kernel.errors import DataError
 

@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import sys
-from shipworthy.data.boosting import load_lightgbm
+from shipworthy.data.findings.boosting import load_lightgbm
 lgb = load_lightgbm()
 assert not {"sklearn", "pandas"} & {name.partition(".")[0] for name in sys.modules}
 import numpy as np

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from shipworthy.data.sources import read_file
+from shipworthy.data.sources.read import read_file
 from shipworthy.kernel.errors import SourceError
 
 REPETITIONS = int(os.environ.get("SHIPWORTHY_SOAK", "500"))

@@ -11,9 +11,9 @@ from deltalake import write_deltalake
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Source
 from shipworthy.data.detection import detect_dialect
-from shipworthy.data.dialect import Dialect, declared, number_columns
 from shipworthy.data.numerals import Numerals
-from shipworthy.data.sources import read_columns, read_file, read_source, stream_file
+from shipworthy.data.sources.dialect import Dialect, declared, number_columns
+from shipworthy.data.sources.read import read_columns, read_file, read_source, stream_file
 from shipworthy.data.tables import open_table
 from shipworthy.kernel.errors import ContractError, SourceError, UsageError
 from tests.data.conftest import BASE

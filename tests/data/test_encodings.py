@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from shipworthy.contract.types import Encoding, Source
 from shipworthy.data.detection import detect_dialect
-from shipworthy.data.dialect import Dialect
-from shipworthy.data.encodings import detect_encoding, recoded
-from shipworthy.data.sources import read_columns, read_file, stream_text
+from shipworthy.data.sources.dialect import Dialect
+from shipworthy.data.sources.encodings import detect_encoding, recoded
+from shipworthy.data.sources.read import read_columns, read_file, stream_text
 from shipworthy.kernel.errors import SourceError, UsageError
 
 ENCODINGS: dict[Encoding, str] = {

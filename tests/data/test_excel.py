@@ -12,8 +12,8 @@ import pytest
 import xlsxwriter
 
 from shipworthy.contract.types import Source
-from shipworthy.data.dialect import Dialect
-from shipworthy.data.sources import read_columns, read_file, read_source
+from shipworthy.data.sources.dialect import Dialect
+from shipworthy.data.sources.read import read_columns, read_file, read_source
 from shipworthy.data.tables import open_table
 from shipworthy.kernel.errors import SourceError
 

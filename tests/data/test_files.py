@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from shipworthy.contract.types import Source
-from shipworthy.data.files import digest_file, digest_files, find_files, pieces, read_bytes
-from shipworthy.data.sources import read_columns, read_file, read_source, stream_file
+from shipworthy.data.sources.files import digest_file, digest_files, find_files, pieces, read_bytes
+from shipworthy.data.sources.read import read_columns, read_file, read_source, stream_file
 from shipworthy.data.tables import open_table
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import SourceError

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from shipworthy.contract.parse import parse_contract
-from shipworthy.data.findings import Finding, find_all, told_apart
-from shipworthy.data.leaks import find_tellers
-from shipworthy.data.noise import estimate_noise
-from shipworthy.data.sources import read_file
+from shipworthy.data.findings.find import Finding, find_all, told_apart
+from shipworthy.data.findings.leaks import find_tellers
+from shipworthy.data.findings.noise import estimate_noise
+from shipworthy.data.sources.read import read_file
 from shipworthy.data.split import split
 from shipworthy.data.validate import validate
 from shipworthy.workflows.init import init

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from shipworthy.contract.types import Source
-from shipworthy.data.address import find_address
-from shipworthy.data.attempts import Deadline
-from shipworthy.data.downloads import Download, Downloads
-from shipworthy.data.http import fetch, reach
-from shipworthy.data.incremental import Shelf
-from shipworthy.data.remote import Places, find_remote
+from shipworthy.data.sources.address import find_address
+from shipworthy.data.sources.attempts import Deadline
+from shipworthy.data.sources.downloads import Download, Downloads
+from shipworthy.data.sources.http import fetch, reach
+from shipworthy.data.sources.incremental import Shelf
+from shipworthy.data.sources.remote import Places, find_remote
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import DeadlineError, SourceError, UnavailableError, UsageError
 from tests.certificates import Authority
@@ -242,10 +242,10 @@ import resource, signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-from shipworthy.data.address import find_address
-from shipworthy.data.attempts import Deadline
-from shipworthy.data.downloads import Downloads
-from shipworthy.data.http import fetch
+from shipworthy.data.sources.address import find_address
+from shipworthy.data.sources.attempts import Deadline
+from shipworthy.data.sources.downloads import Downloads
+from shipworthy.data.sources.http import fetch
 from shipworthy.kernel.errors import StorageError
 try:
     fetch(find_address(sys.argv[1], {}), Downloads(Path(sys.argv[2])), Deadline(time.monotonic() + 60, time.monotonic),

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipworthy.contract.types import Source
-from shipworthy.data.attempts import Deadline
-from shipworthy.data.databases import Query, Since, concat_exactly, query_columns, read_query
-from shipworthy.data.downloads import Downloads
-from shipworthy.data.found import Found, Kept
-from shipworthy.data.incremental import MOST_PARTS, Shelf, Watermark, advance, restore
-from shipworthy.data.remote import Places, find_remote, look_at, newest_time
+from shipworthy.data.sources.attempts import Deadline
+from shipworthy.data.sources.databases import Query, Since, concat_exactly, query_columns, read_query
+from shipworthy.data.sources.downloads import Downloads
+from shipworthy.data.sources.found import Found, Kept
+from shipworthy.data.sources.incremental import MOST_PARTS, Shelf, Watermark, advance, restore
+from shipworthy.data.sources.remote import Places, find_remote, look_at, newest_time
 from shipworthy.kernel.errors import DeadlineError, IntegrityError, SourceError, UnavailableError, UsageError
 
 DAY = dt.timedelta(days=1)

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from shipworthy.data.findings.leaks import CHANCE, at_most, find_suspects
 from shipworthy.data.infer import infer
-from shipworthy.data.leaks import CHANCE, at_most, find_suspects
 from shipworthy.faces.mortgage import write_loans
 
 ROWS = 3000

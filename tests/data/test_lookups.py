@@ -15,7 +15,7 @@ from shipworthy.bundle.format import LookupTable
 from shipworthy.contract.parse import parse_contract
 from shipworthy.data.columns import encode
 from shipworthy.data.lookups import Joined, join_lookups, main_reads, pack_tables
-from shipworthy.data.sources import SourceRead
+from shipworthy.data.sources.read import SourceRead
 from shipworthy.data.validate import validate
 from shipworthy.kernel.errors import DataError
 from shipworthy.release.schema import compile_schema
@@ -241,8 +241,8 @@ def test_tables_that_no_release_can_carry_are_refused():
 
 
 def test_decimal_commas_of_a_looked_up_number_are_read(tmp_path: Path):
-    from shipworthy.data.dialect import number_columns
-    from shipworthy.data.sources import read_source
+    from shipworthy.data.sources.dialect import number_columns
+    from shipworthy.data.sources.read import read_source
 
     features = {"bank": {"type": "text"}, "rate": {"type": "float", "lookup": "rates.percent"}}
     contract = contract_of({"key": ["bank"]}, features)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipworthy.data.dialect import Dialect
 from shipworthy.data.numerals import CANDIDATES, PLAIN, Numerals, Written, detect_numerals, words_for_null
-from shipworthy.data.sources import read_file, stream_text
+from shipworthy.data.sources.dialect import Dialect
+from shipworthy.data.sources.read import read_file, stream_text
 
 GERMAN = Numerals(",", ".")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from shipworthy.contract.types import ObjectStore, Source
-from shipworthy.data.address import find_address
-from shipworthy.data.attempts import Deadline
-from shipworthy.data.downloads import Downloads
-from shipworthy.data.found import Found
-from shipworthy.data.incremental import Shelf
-from shipworthy.data.objects import find_objects
-from shipworthy.data.remote import Places, find_remote, look_at
+from shipworthy.data.sources.address import find_address
+from shipworthy.data.sources.attempts import Deadline
+from shipworthy.data.sources.downloads import Downloads
+from shipworthy.data.sources.found import Found
+from shipworthy.data.sources.incremental import Shelf
+from shipworthy.data.sources.objects import find_objects
+from shipworthy.data.sources.remote import Places, find_remote, look_at
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import DeadlineError, SourceError, UnavailableError, UsageError
 from tests.data.stores import KEY, SECRET, Store, storing

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from shipworthy.data.origins import Origin, find_line, find_row, read_origins, trace
-from shipworthy.data.prepare import Prepared, prepare
-from shipworthy.data.sources import SourceRead, read_file
+from shipworthy.data.prepare.run import Prepared, prepare
+from shipworthy.data.sources.read import SourceRead, read_file
 from shipworthy.data.validate import validate
 from shipworthy.kernel.errors import IntegrityError
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shipworthy.data.point_in_time import Proof, prove
-from shipworthy.data.prepare import prepare, prove_point_in_time
-from shipworthy.data.sources import read_file
+from shipworthy.data.prepare.point_in_time import Proof, prove
+from shipworthy.data.prepare.run import prepare, prove_point_in_time
+from shipworthy.data.sources.read import read_file
 from shipworthy.kernel.errors import DataError
 from tests.data.conftest import build
 

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from shipworthy.data import prepare as prepared
-from shipworthy.data.sources import read_file
+from shipworthy.data.prepare import run as prepared
+from shipworthy.data.sources.read import read_file
 from shipworthy.kernel.errors import DataError
 
 

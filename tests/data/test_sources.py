@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shipworthy.contract.types import Source
 from shipworthy.data.names import identifier
-from shipworthy.data.sources import read_columns, read_file, read_source
+from shipworthy.data.sources.read import read_columns, read_file, read_source
 from shipworthy.kernel.digest import digest_bytes
 from shipworthy.kernel.errors import SourceError
 

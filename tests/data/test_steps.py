@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipworthy.data.prepare import Prepared, prepare
-from shipworthy.data.sources import read_file
+from shipworthy.data.prepare.run import Prepared, prepare
+from shipworthy.data.sources.read import read_file
 from shipworthy.kernel.errors import DataError
 from tests.data.conftest import build
 
@@ -211,7 +211,7 @@ def test_dates_that_read_both_ways_are_refused(tmp_path: Path) -> None:
 @given(st.lists(st.sampled_from(["1", "2", "-7", "", "x", "1e3", "001", "NaN"]), min_size=1, max_size=30))
 def test_every_row_stays_is_dropped_or_is_in_quarantine(values: list[str]) -> None:
     from shipworthy.contract.types import Step
-    from shipworthy.data.steps import take_step
+    from shipworthy.data.prepare.steps import take_step
 
     frame = pl.DataFrame({"x": values, "at": range(len(values))})
     kept = take_step(Step(table="t", keep="x > 1"), frame, {"x": "float"}, {})

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shipworthy.contract.types import Contract
-from shipworthy.data.dialect import number_columns
-from shipworthy.data.files import digest_file, find_files
 from shipworthy.data.schema_change import read_schema
-from shipworthy.data.sources import SourceRead, read_source
+from shipworthy.data.sources.dialect import number_columns
+from shipworthy.data.sources.files import digest_file, find_files
+from shipworthy.data.sources.read import SourceRead, read_source
 from shipworthy.data.stream import Streamed, stream_source
 from shipworthy.data.validate import Validated, validate
 from shipworthy.kernel.errors import ShipworthyError

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from deltalake import write_deltalake
 
-from shipworthy.data.block import BATCH_ROWS
-from shipworthy.data.databases import Query, Target, count_rows, write_table
-from shipworthy.data.sources import read_file, stream_text
+from shipworthy.data.sources.block import BATCH_ROWS
+from shipworthy.data.sources.databases import Query, Target, count_rows, write_table
+from shipworthy.data.sources.read import read_file, stream_text
 from shipworthy.data.tables import Table, open_table
 from shipworthy.kernel.errors import ConflictError, SourceError, StorageError, UsageError
 

@@ -13,7 +13,7 @@ from shipworthy.faces.cli.main import COMMANDS, root
 from shipworthy.kernel import errors
 from shipworthy.serving.breaker import Breaker
 from shipworthy.serving.counters import Counters, render_metrics
-from shipworthy.serving.message_counters import MessageCounters, render_message_metrics
+from shipworthy.serving.messages.counters import MessageCounters, render_message_metrics
 from shipworthy.workflows.data_health import HealthReport
 from shipworthy.workflows.data_metrics import render_data_metrics
 

@@ -21,7 +21,7 @@ from shipworthy.bundle.deployment import read_access, read_deployment
 from shipworthy.bundle.model_signing import check_model
 from shipworthy.bundle.verify import verify_bundle, verify_payload
 from shipworthy.contract.parse import parse_contract
-from shipworthy.data.sources import read_file
+from shipworthy.data.sources.read import read_file
 from shipworthy.kernel.errors import ShipworthyError
 from shipworthy.ledger.artefacts import ArtefactStore
 from shipworthy.ledger.audit import check_proof

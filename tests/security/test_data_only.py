@@ -38,7 +38,7 @@ ATTRIBUTES = {
 BY_NAME = {"faces/cli/main.py", "ledger/database.py"}  # a verb of our own table; SQLAlchemy's dialect of our own two
 USER_CODE = {  # processes that run the project's own code: train.py, prepare.py, and a release's model.py
     "training/child.py",
-    "data/prepare_child.py",
+    "data/prepare/child.py",
     "engines/model_child.py",
 }
 SYSTEM_CALLS = {"engines/confine.py"}  # what such a process gives up, Python knows no call for
@@ -97,7 +97,7 @@ def test_neither_server_nor_control_plane_can_reach_what_loads_user_code():
         script = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         loaded = set(json.loads(done.stdout))
-        assert not {"shipworthy.training.child", "shipworthy.data.prepare_child"} & loaded, module
+        assert not {"shipworthy.training.child", "shipworthy.data.prepare.child"} & loaded, module
         assert not {"shipworthy.engines.model_child", "shipworthy.engines.confine"} & loaded, module
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 import pika
 
-from shipworthy.serving.consumer_settings import ConsumerSettings
+from shipworthy.serving.messages.settings import ConsumerSettings
 from tests.brokers import Broker
 from tests.serving.conftest import Place
 
 TOP = Path(__file__).parents[2]
-MODULE = "shipworthy.serving.consumer_process"
+MODULE = "shipworthy.serving.messages.process"
 
 Sent = tuple[Any, dict[str, Any]]  # a body, and properties of its message
 

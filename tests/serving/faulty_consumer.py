@@ -2,7 +2,7 @@
 
 import sys
 
-from shipworthy.serving import consumer_process
+from shipworthy.serving.messages import process as consumer_process
 from tests.serving.faulty_server import FaultyDisk, FaultyRuntime
 
 if __name__ == "__main__":

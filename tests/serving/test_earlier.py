@@ -13,7 +13,7 @@ from shipworthy.records.write import SegmentWriter
 from shipworthy.serving.answer import Answer, Change, Reasons, record_answer
 from shipworthy.serving.decode import RequestDecoder
 from shipworthy.serving.earlier import digest_inputs, give, recall
-from shipworthy.serving.suspects import ALONE_AFTER, GIVEN_UP_AFTER, MAX_SUSPECTS, Suspects
+from shipworthy.serving.messages.suspects import ALONE_AFTER, GIVEN_UP_AFTER, MAX_SUSPECTS, Suspects
 from tests.serving.conftest import good_request, loans_schema
 from tests.vaults import make_vault
 

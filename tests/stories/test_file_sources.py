@@ -15,7 +15,7 @@ from tests.stories.loans import CONTRACT, write_project
 
 WITHOUT_RIGHTS = """
 import os
-import shipworthy.data.sources, shipworthy.faces.cli.check  # what is needed is loaded while it can be read
+import shipworthy.data.sources.read, shipworthy.faces.cli.check  # what is needed is loaded while it can be read
 from shipworthy.faces.cli.main import main
 
 "".encode("utf-8-sig")

@@ -15,7 +15,7 @@ from shipworthy.bundle.format import ContextField, Policy, Schema
 from shipworthy.contract.parse import parse_contract
 from shipworthy.data.lookups import join_lookups
 from shipworthy.data.requests import make_requests, plan_requests
-from shipworthy.data.sources import SourceRead
+from shipworthy.data.sources.read import SourceRead
 from shipworthy.records.format import Record, whole_frames_of
 from shipworthy.release.schema import compile_schema
 from shipworthy.serving.answer import answer_model, record_answer

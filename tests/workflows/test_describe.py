@@ -12,7 +12,7 @@ import pytest
 from deltalake import write_deltalake
 
 from shipworthy.data.snapshot import ORDER, Snapshot, take
-from shipworthy.data.table_files import table_files
+from shipworthy.data.sources.table_files import table_files
 from shipworthy.data.validate import validate
 from shipworthy.governance.croissant import DataFile, Described, Field, to_croissant
 from shipworthy.kernel.errors import IntegrityError, NotFoundError, UsageError

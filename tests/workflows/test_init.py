@@ -26,10 +26,10 @@ from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract
 from shipworthy.data.accept import judge_batch
 from shipworthy.data.columns import encode, target_array
-from shipworthy.data.dialect import number_columns
 from shipworthy.data.names import identifier
-from shipworthy.data.prepare import prepare
-from shipworthy.data.sources import read_source
+from shipworthy.data.prepare.run import prepare
+from shipworthy.data.sources.dialect import number_columns
+from shipworthy.data.sources.read import read_source
 from shipworthy.data.split import split
 from shipworthy.data.validate import validate
 from shipworthy.kernel.errors import ConflictError, DataError, SourceError, StorageError, UsageError

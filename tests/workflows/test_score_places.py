@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from shipworthy.data.block import BATCH_ROWS
+from shipworthy.data.sources.block import BATCH_ROWS
 from shipworthy.kernel.errors import ConflictError, SourceError, StorageError, UsageError
 from shipworthy.records.format import Record
 from shipworthy.records.read import read_as, read_records

@@ -8,7 +8,7 @@ import pytest
 from deltalake import write_deltalake
 
 from shipworthy.contract.parse import parse_contract
-from shipworthy.data.sources import read_source
+from shipworthy.data.sources.read import read_source
 from shipworthy.kernel.errors import UnavailableError
 from shipworthy.workflows.fingerprints import Fingerprints
 from shipworthy.workflows.layout import Project

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shipworthy.contract.parse import parse_contract
-from shipworthy.data.attempts import Pace
+from shipworthy.data.sources.attempts import Pace
 from shipworthy.faces.wiring import open_parts
 from shipworthy.kernel.errors import SourceError, UsageError
 from shipworthy.workflows.check import check

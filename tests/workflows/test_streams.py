@@ -12,7 +12,7 @@ import pytest
 
 from shipworthy.data.origins import find_line, find_row, read_origins
 from shipworthy.data.snapshot import content_digest
-from shipworthy.data.sources import read_source
+from shipworthy.data.sources.read import read_source
 from shipworthy.data.stream import LARGE_BYTES
 from shipworthy.data.validate import validate
 from shipworthy.data.versions import merge_files

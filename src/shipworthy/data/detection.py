@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from shipworthy.contract.types import Encoding, FileFormat
-from shipworthy.data.delimited import detect_delimiter
-from shipworthy.data.dialect import TEXT_FORMATS, Dialect, find_format
-from shipworthy.data.encodings import detect_encoding, recoded
-from shipworthy.data.files import HEAD_BYTES, find_files, pieces
+from shipworthy.data.sources.delimited import detect_delimiter
+from shipworthy.data.sources.dialect import TEXT_FORMATS, Dialect, find_format
+from shipworthy.data.sources.encodings import detect_encoding, recoded
+from shipworthy.data.sources.files import HEAD_BYTES, find_files, pieces
 from shipworthy.kernel.errors import UsageError
 
 Value = TypeVar("Value")
@@ -42,7 +42,7 @@ def detect_dialect(path: Path) -> Dialect:
 
 
 def _first_sheet(path: Path) -> str:
-    from shipworthy.data.excel import sheet_names  # loaded for those who have one
+    from shipworthy.data.sources.excel import sheet_names  # loaded for those who have one
 
     return sheet_names(path)[0]
 

@@ -19,7 +19,7 @@ from shipworthy.contract.patterns import Pattern
 from shipworthy.contract.types import Column, Contract, Feature, Lookup
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.requests import MOMENT
-from shipworthy.data.sources import SourceRead
+from shipworthy.data.sources.read import SourceRead
 from shipworthy.data.values import Read, read_columns
 from shipworthy.kernel.errors import DataError
 

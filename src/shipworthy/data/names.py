@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from shipworthy.data.files import shown
+from shipworthy.data.sources.files import shown
 from shipworthy.kernel.errors import SourceError
 
 LONGEST = 128  # characters of an identifier

@@ -20,8 +20,8 @@ from shipworthy.contract.expressions import parse_expression
 from shipworthy.contract.lookups import main_sources, place_of
 from shipworthy.contract.types import Contract, Source
 from shipworthy.data.columns import kinds
-from shipworthy.data.prepare import Prepared
-from shipworthy.data.sources import SourceRead
+from shipworthy.data.prepare.run import Prepared
+from shipworthy.data.sources.read import SourceRead
 from shipworthy.data.validate import Validated
 from shipworthy.kernel.errors import IntegrityError
 

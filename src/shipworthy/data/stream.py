@@ -13,10 +13,6 @@ from typing import TypeVar
 import polars as pl
 
 from shipworthy.contract.types import Contract, Source
-from shipworthy.data.block import Block
-from shipworthy.data.delimited import CHUNK_BYTES
-from shipworthy.data.dialect import Dialect, declared, find_format, number_columns
-from shipworthy.data.files import changed, digest_files, file_name, find_files
 from shipworthy.data.names import identifiers
 from shipworthy.data.schema_change import (
     FITTING_SHARE,
@@ -27,7 +23,11 @@ from shipworthy.data.schema_change import (
     category_values,
     column_kinds,
 )
-from shipworthy.data.sources import PLACED_SCHEMA, FileRead, SourceRead, fitting, of_source, stream_text
+from shipworthy.data.sources.block import Block
+from shipworthy.data.sources.delimited import CHUNK_BYTES
+from shipworthy.data.sources.dialect import Dialect, declared, find_format, number_columns
+from shipworthy.data.sources.files import changed, digest_files, file_name, find_files
+from shipworthy.data.sources.read import PLACED_SCHEMA, FileRead, SourceRead, fitting, of_source, stream_text
 from shipworthy.data.validate import Validated, completed, find_formats, hold_unique, joined, judge_rows, summed
 from shipworthy.kernel.errors import DataError
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import polars as pl
 
-from shipworthy.data.block import BATCH_ROWS, Block
-from shipworthy.data.databases import Query, stream_query
-from shipworthy.data.delta import delta_batches, delta_digest, open_delta
-from shipworthy.data.dialect import Dialect, find_format
-from shipworthy.data.files import digest_file, digest_files, file_name, find_files, first_line
 from shipworthy.data.names import identifiers
-from shipworthy.data.sources import fitting, flat, stream_file
+from shipworthy.data.sources.block import BATCH_ROWS, Block
+from shipworthy.data.sources.databases import Query, stream_query
+from shipworthy.data.sources.delta import delta_batches, delta_digest, open_delta
+from shipworthy.data.sources.dialect import Dialect, find_format
+from shipworthy.data.sources.files import digest_file, digest_files, file_name, find_files, first_line
+from shipworthy.data.sources.read import fitting, flat, stream_file
 from shipworthy.kernel.errors import SourceError
 
 _FORMAT = 1

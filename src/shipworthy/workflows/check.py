@@ -14,12 +14,12 @@ from shipworthy.contract.lookups import OWN_COLUMN, main_sources, needed_columns
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.steps import column_kinds, columns_read, step_scopes
 from shipworthy.contract.types import Contract, Source
-from shipworthy.data.attempts import run_together
+from shipworthy.data.sources.attempts import run_together
 from shipworthy.kernel.errors import DataError, ShipworthyError, SourceError, TrainingError, UsageError
 from shipworthy.workflows.layout import CONTRACT_FILE, Project
 
 if TYPE_CHECKING:
-    from shipworthy.data.findings import Finding
+    from shipworthy.data.findings.find import Finding
 
 
 SKEW = "skew"  # in a report's lines: training would see other values than the server
@@ -130,9 +130,9 @@ def find_questions(project: Project, contract: Contract) -> "list[Finding]":
     Raises:
         SourceError: the file cannot be read.
     """
-    from shipworthy.data.dialect import number_columns  # as below
-    from shipworthy.data.findings import find_all
-    from shipworthy.data.sources import read_source
+    from shipworthy.data.findings.find import find_all
+    from shipworthy.data.sources.dialect import number_columns  # as below
+    from shipworthy.data.sources.read import read_source
     from shipworthy.data.split import split
     from shipworthy.data.validate import validate
 
@@ -191,7 +191,7 @@ def source_columns(project: Project, contract: Contract) -> dict[str, tuple[str,
     Raises:
         SourceError: a file is missing or its head cannot be read.
     """
-    from shipworthy.data.sources import read_columns  # the data engine is not needed to find a contract's problems
+    from shipworthy.data.sources.read import read_columns  # the data engine is not needed to find a contract's problems
 
     files = {name: source for name, source in contract.data.sources.items() if source.path is not None}
     return {name: read_columns(name, source, project.root) for name, source in files.items()}
@@ -199,10 +199,10 @@ def source_columns(project: Project, contract: Contract) -> dict[str, tuple[str,
 
 def _look(project: Project, name: str, source: Source) -> Look:
     if source.path is None:
-        from shipworthy.data.remote import look_at  # databases and stores, which most projects do not have
+        from shipworthy.data.sources.remote import look_at  # databases and stores, which most projects do not have
 
         return Look(*look_at(name, source, os.environ, time.monotonic))
-    from shipworthy.data.sources import read_columns  # the data engine is not needed to find a contract's problems
+    from shipworthy.data.sources.read import read_columns  # the data engine is not needed to find a contract's problems
 
     columns = read_columns(name, source, project.root)
     return Look(f"{len(columns)} columns", columns)

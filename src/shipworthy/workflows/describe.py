@@ -9,7 +9,7 @@ from typing import Any
 from shipworthy.bundle.deployment import replace_file
 from shipworthy.contract.types import Contract
 from shipworthy.data.snapshot import Snapshot
-from shipworthy.data.table_files import table_files
+from shipworthy.data.sources.table_files import table_files
 from shipworthy.governance.croissant import DataFile, Described, Field, to_croissant
 from shipworthy.kernel.digest import digest_chunks
 from shipworthy.kernel.errors import NotFoundError, UsageError

@@ -14,15 +14,15 @@ from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.types import Contract, Source
 from shipworthy.data.accept import judge_batch
 from shipworthy.data.detection import detect_dialect
-from shipworthy.data.dialect import Dialect
-from shipworthy.data.excel import sheet_names
-from shipworthy.data.files import DELTA_LOG, fixed_part
-from shipworthy.data.findings import find_all
+from shipworthy.data.findings.find import find_all
 from shipworthy.data.guesses import Inference
 from shipworthy.data.infer import infer
 from shipworthy.data.names import identifier
 from shipworthy.data.numerals import Written, detect_numerals, spoken, words_for_null
-from shipworthy.data.sources import SourceRead, read_file
+from shipworthy.data.sources.dialect import Dialect
+from shipworthy.data.sources.excel import sheet_names
+from shipworthy.data.sources.files import DELTA_LOG, fixed_part
+from shipworthy.data.sources.read import SourceRead, read_file
 from shipworthy.data.split import split
 from shipworthy.data.validate import Validated, validate
 from shipworthy.kernel.errors import ConflictError, ContractError, DataError, InternalError, StorageError, UsageError

@@ -17,7 +17,7 @@ from shipworthy.contract.types import Column, Contract, Target
 from shipworthy.data.columns import is_outside
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.names import identifier
-from shipworthy.data.sources import SourceRead, read_file
+from shipworthy.data.sources.read import SourceRead, read_file
 from shipworthy.data.values import cleaned, typed
 from shipworthy.feedback.labels import LabelReport, Truths, join_labels
 from shipworthy.kernel.errors import ConflictError, NotFoundError, SourceError, UsageError

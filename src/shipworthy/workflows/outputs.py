@@ -13,8 +13,8 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 
-from shipworthy.data.databases import Target, count_rows, is_database, judge_target, write_table
 from shipworthy.data.names import identifiers
+from shipworthy.data.sources.databases import Target, count_rows, is_database, judge_target, write_table
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import ConflictError, StorageError, UsageError
 from shipworthy.workflows.drafts import Draft

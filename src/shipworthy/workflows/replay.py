@@ -15,7 +15,7 @@ from shipworthy.bundle.deployment import replace_file
 from shipworthy.contract.types import Contract
 from shipworthy.data.replay import is_known, source_columns
 from shipworthy.data.snapshot import content_digest
-from shipworthy.data.sources import SourceRead, read_file
+from shipworthy.data.sources.read import SourceRead, read_file
 from shipworthy.data.validate import Validated, validate
 from shipworthy.kernel.errors import AccessError, DataError, IntegrityError
 from shipworthy.ledger.events import Event

@@ -18,9 +18,9 @@ import msgspec
 import polars as pl
 
 from shipworthy.bundle.format import ContextField, FeatureField
-from shipworthy.data.block import BATCH_ROWS
-from shipworthy.data.databases import Query, is_database
 from shipworthy.data.requests import plan_requests, read_ids
+from shipworthy.data.sources.block import BATCH_ROWS
+from shipworthy.data.sources.databases import Query, is_database
 from shipworthy.data.tables import Table, open_table
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import NotFoundError, UsageError

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from shipworthy.contract.quantities import format_duration
 from shipworthy.contract.types import Contract, Source
-from shipworthy.data.attempts import Deadline, Pace, keep_trying, run_together
-from shipworthy.data.files import DELTA_LOG, digest_files, find_files
-from shipworthy.data.found import Found, Kept
+from shipworthy.data.sources.attempts import Deadline, Pace, keep_trying, run_together
+from shipworthy.data.sources.files import DELTA_LOG, digest_files, find_files
+from shipworthy.data.sources.found import Found, Kept
 from shipworthy.kernel.errors import DeadlineError, ShipworthyError, SourceError, UnavailableError
 from shipworthy.ledger.events import Event, format_time
 from shipworthy.workflows.fingerprints import Fingerprints
@@ -26,9 +26,9 @@ from shipworthy.workflows.project import Parts
 from shipworthy.workflows.shipping import Shipping
 
 if TYPE_CHECKING:
-    from shipworthy.data.downloads import Downloads
-    from shipworthy.data.incremental import Shelf
-    from shipworthy.data.sources import SourceRead
+    from shipworthy.data.sources.downloads import Downloads
+    from shipworthy.data.sources.incremental import Shelf
+    from shipworthy.data.sources.read import SourceRead
 
 SOURCE = "source"  # kind of thing in the ledger
 _UNREADABLE = "its rows cannot be read; the command that reads them says why"
@@ -173,13 +173,13 @@ def settle(shipping: Shipping, gathered: Gathered, late: Mapping[str, Any]) -> N
 
 
 def _open_downloads(folder: Path) -> "Downloads":
-    from shipworthy.data.downloads import Downloads  # nothing is fetched in most projects
+    from shipworthy.data.sources.downloads import Downloads  # nothing is fetched in most projects
 
     return Downloads.open(folder)
 
 
 def _shelf(project: Project, seals: bool, name: str) -> "Shelf":
-    from shipworthy.data.incremental import Shelf  # as above
+    from shipworthy.data.sources.incremental import Shelf  # as above
 
     return Shelf(project.sources / name, project.vault, seals)
 
@@ -229,8 +229,10 @@ def _find(
         return find_file(shipping.parts.project, shipping.contract, fingerprints, name, source)
     if gathered.downloads is None:
         raise AssertionError("a source with a url needs a place for downloads")  # pragma: no cover
-    from shipworthy.data.dialect import number_columns  # the engines, which a project of files does not need here
-    from shipworthy.data.remote import Places, find_remote
+    from shipworthy.data.sources.dialect import (
+        number_columns,  # the engines, which a project of files does not need here
+    )
+    from shipworthy.data.sources.remote import Places, find_remote
 
     kept = (gathered.known.get(name) or {}).get("kept")
     shelf = gathered.shelves(name)
@@ -253,8 +255,8 @@ def find_file(project: Project, contract: Contract, fingerprints: Fingerprints, 
         raise UnavailableError(str(error)) from None  # it may come yet
 
     def read() -> "SourceRead":
-        from shipworthy.data.dialect import number_columns  # as above
-        from shipworthy.data.sources import read_source
+        from shipworthy.data.sources.dialect import number_columns  # as above
+        from shipworthy.data.sources.read import read_source
 
         return read_source(name, source, project.root, digest=digest, numbers=number_columns(contract))
 
@@ -264,7 +266,7 @@ def find_file(project: Project, contract: Contract, fingerprints: Fingerprints, 
 def _digest_files(path: Path, source: Source, fingerprints: Fingerprints) -> tuple[str, dict[Path, str]]:
     """The digest of what a path names, and that of each file; a Delta table is one."""
     if (path / DELTA_LOG).is_dir():
-        from shipworthy.data.delta import delta_digest  # as above
+        from shipworthy.data.sources.delta import delta_digest  # as above
 
         digest = delta_digest(path, source.version)
         return digest, {path: digest}
@@ -364,9 +366,9 @@ def _stand_in(name: str, source: Source, gathered: Gathered) -> "SourceRead":
     """The rows that were read last, or none of the same columns."""
     import polars as pl
 
-    from shipworthy.data.incremental import restore
-    from shipworthy.data.remote import watermark_of
-    from shipworthy.data.sources import PLACED_SCHEMA, SourceRead
+    from shipworthy.data.sources.incremental import restore
+    from shipworthy.data.sources.read import PLACED_SCHEMA, SourceRead
+    from shipworthy.data.sources.remote import watermark_of
 
     known, broken, shelf = gathered.known[name], gathered.broken[name], gathered.shelves(name)
     malformed = pl.DataFrame(schema=PLACED_SCHEMA)

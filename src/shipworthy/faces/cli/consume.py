@@ -19,7 +19,7 @@ from shipworthy.faces.cli.entry import Entered, enter, keep_digests, on_ledger, 
 from shipworthy.faces.cli.options import command, spool_option
 from shipworthy.faces.cli.serve import check_spool
 from shipworthy.faces.cli.show import Face
-from shipworthy.serving.consumer_settings import ConsumerSettings, check_consumer_settings, place_of, resolve_url
+from shipworthy.serving.messages.settings import ConsumerSettings, check_consumer_settings, place_of, resolve_url
 from shipworthy.workflows.layout import Project
 from shipworthy.workflows.serve import find_target
 
@@ -94,7 +94,7 @@ class _Keeper:
     """Keeps one consumer running, in a process that loads nothing else, until told to stop."""
 
     def __init__(self, settings: ConsumerSettings, face: Face) -> None:
-        words = ["-m", "shipworthy.serving.consumer_process", "--with-parent", "--settings"]
+        words = ["-m", "shipworthy.serving.messages.process", "--with-parent", "--settings"]
         self._argv = [sys.executable, *words, msgspec.json.encode(settings).decode()]
         self._settings = settings
         self._face = face

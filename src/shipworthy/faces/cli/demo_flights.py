@@ -22,9 +22,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from shipworthy.bundle.deployment import bundle_path, read_deployment
 from shipworthy.bundle.verify import verify_bundle
 from shipworthy.client import Client, InvalidRequestError, Prediction
-from shipworthy.data.prepare import prepare
+from shipworthy.data.prepare.run import prepare
 from shipworthy.data.requests import make_requests, plan_requests
-from shipworthy.data.sources import read_source
+from shipworthy.data.sources.read import read_source
 from shipworthy.faces.cli.quality import show_quality
 from shipworthy.faces.flights import Flights, read_flights, write_side_tables
 from shipworthy.faces.listener import Listener

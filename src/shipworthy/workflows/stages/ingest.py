@@ -10,18 +10,18 @@ import polars as pl
 
 from shipworthy.contract.types import Contract
 from shipworthy.data.accept import judge_batch
-from shipworthy.data.findings import find_all
+from shipworthy.data.findings.find import find_all
 from shipworthy.data.health import Judgement
 from shipworthy.data.lookups import join_lookups, main_reads, pack_tables
 from shipworthy.data.origins import trace, trace_columns
-from shipworthy.data.point_in_time import Proof, watched_sources
-from shipworthy.data.prepare import Prepared, prepare, prove_point_in_time
+from shipworthy.data.prepare.point_in_time import Proof, watched_sources
+from shipworthy.data.prepare.run import Prepared, prepare, prove_point_in_time
 from shipworthy.data.profile import pack_profile, profile_json
 from shipworthy.data.references import find_orphans, judge_orphans
 from shipworthy.data.replay import join_replayed
 from shipworthy.data.schema_change import SchemaChange, read_schema
 from shipworthy.data.snapshot import take
-from shipworthy.data.sources import PLACES, SourceRead
+from shipworthy.data.sources.read import PLACES, SourceRead
 from shipworthy.data.split import Split, split
 from shipworthy.data.validate import Validated, validate
 from shipworthy.kernel.digest import digest_bytes, digest_json

@@ -14,12 +14,12 @@ import polars as pl
 
 from shipworthy import __version__
 from shipworthy.contract.types import Contract
-from shipworthy.data.files import file_name, find_files
 from shipworthy.data.origins import read_origins
 from shipworthy.data.profile import Profile, edges_of, merge_profiles, profile_frame, unpack_profile
 from shipworthy.data.schema_change import MOST_VALUES, Schema, SourceKind
 from shipworthy.data.snapshot import End, Snapshot, end_of, extend, read_some
-from shipworthy.data.sources import FileRead, SourceRead
+from shipworthy.data.sources.files import file_name, find_files
+from shipworthy.data.sources.read import FileRead, SourceRead
 from shipworthy.data.stream import Before, Streamed
 from shipworthy.data.validate import Validated, most_frequent, summed
 from shipworthy.kernel.digest import Json, digest_json

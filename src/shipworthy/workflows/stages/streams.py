@@ -11,7 +11,7 @@ from shipworthy.workflows.shipping import Shipping
 from shipworthy.workflows.sources import Gathered
 
 if TYPE_CHECKING:
-    from shipworthy.data.sources import SourceRead
+    from shipworthy.data.sources.read import SourceRead
     from shipworthy.workflows.stages.standing import Standing
 
 

@@ -23,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shipworthy.contract.types import Column, Kind
-from shipworthy.data.boosting import load_lightgbm
+from shipworthy.data.findings.boosting import load_lightgbm
 from shipworthy.data.values import cleaned, typed
 
 SAMPLE_ROWS = 10_000  # enough for a group of 1 % to have 100 rows; two seconds at most

@@ -14,9 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from shipworthy.data.databases import Since, concat_exactly
-from shipworthy.data.found import Kept
 from shipworthy.data.snapshot import content_digest
+from shipworthy.data.sources.databases import Since, concat_exactly
+from shipworthy.data.sources.found import Kept
 from shipworthy.kernel.digest import digest_bytes, digest_json
 from shipworthy.kernel.errors import AccessError, IntegrityError, SourceError, StorageError
 from shipworthy.security.files import replace_durably

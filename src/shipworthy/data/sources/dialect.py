@@ -9,8 +9,8 @@ import polars as pl
 
 from shipworthy.contract.lookups import place_of
 from shipworthy.contract.types import Contract, Encoding, FileFormat, Source
-from shipworthy.data.files import DELTA_LOG, read_head, suffix
 from shipworthy.data.numerals import PLAIN, Numerals
+from shipworthy.data.sources.files import DELTA_LOG, read_head, suffix
 from shipworthy.kernel.errors import SourceError
 
 TEXT_FORMATS: tuple[FileFormat, ...] = ("csv", "tsv", "jsonl")

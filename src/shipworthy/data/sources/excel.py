@@ -18,9 +18,9 @@ from xml.etree import ElementTree as Xml
 import fastexcel
 import polars as pl
 
-from shipworthy.data.block import MALFORMED_SCHEMA, Block
-from shipworthy.data.files import first_line, read_bytes, shown
 from shipworthy.data.names import judge_distinct
+from shipworthy.data.sources.block import MALFORMED_SCHEMA, Block
+from shipworthy.data.sources.files import first_line, read_bytes, shown
 from shipworthy.kernel.errors import SourceError
 
 EXACT_WHOLE = 2.0**53  # Excel has one kind of number, a float64

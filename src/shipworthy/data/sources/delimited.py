@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shipworthy.data.block import MALFORMED_SCHEMA, Block
-from shipworthy.data.dialect import Dialect, cleared
-from shipworthy.data.encodings import judge_utf8, line_of
-from shipworthy.data.files import HEAD_BYTES, first_line, shown
 from shipworthy.data.names import identifier, judge_distinct
+from shipworthy.data.sources.block import MALFORMED_SCHEMA, Block
+from shipworthy.data.sources.dialect import Dialect, cleared
+from shipworthy.data.sources.encodings import judge_utf8, line_of
+from shipworthy.data.sources.files import HEAD_BYTES, first_line, shown
 from shipworthy.kernel.errors import SourceError
 
 DELIMITERS = (",", ";", "\t", "|")

@@ -21,13 +21,13 @@ from shipworthy.serving.decode import MAX_ID, InvalidRequestError, RequestDecode
 from shipworthy.serving.earlier import EarlierAnswers, Given, digest_inputs, give, warn_of_other_inputs
 from shipworthy.serving.job import Job, Outcome
 from shipworthy.serving.live import LiveState
-from shipworthy.serving.message_counters import MessageCounters
+from shipworthy.serving.messages.counters import MessageCounters
+from shipworthy.serving.messages.suspects import Suspects
 from shipworthy.serving.path import PredictionPath
 from shipworthy.serving.plain import MAX_SINGLE_BYTES, problem_of
 from shipworthy.serving.problem import FieldProblem, Problem, make_problem
 from shipworthy.serving.router import route
 from shipworthy.serving.servable import Servable
-from shipworthy.serving.suspects import Suspects
 
 GIVEN_UP = "the model ended its process"
 AGAIN_S, MAX_AGAIN_S = 0.5, 8.0  # pauses before what could not be recorded is tried again; doubled each time

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from shipworthy.contract.types import Step, StepVerb
-from shipworthy.data.steps import Stepped
+from shipworthy.data.prepare.steps import Stepped
 
 _Pairs = tuple[pl.Series, pl.Series]  # places of the same row in two tables
 _SHOWN_COLUMNS = 4  # of those that a step changed, in a line

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from shipworthy.data.address import Address
-from shipworthy.data.attempts import Deadline
-from shipworthy.data.downloads import Download, Downloads, judge_size, size_in_words
+from shipworthy.data.sources.address import Address
+from shipworthy.data.sources.attempts import Deadline
+from shipworthy.data.sources.downloads import Download, Downloads, judge_size, size_in_words
 from shipworthy.kernel.errors import DeadlineError, SourceError, UnavailableError
 
 MAX_REDIRECTS = 5

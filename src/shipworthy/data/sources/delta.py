@@ -7,7 +7,7 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from shipworthy.data.files import first_line
+from shipworthy.data.sources.files import first_line
 from shipworthy.data.versions import ORDER
 from shipworthy.kernel.errors import SourceError
 

@@ -13,13 +13,20 @@ from pathlib import Path
 import polars as pl
 
 from shipworthy.contract.types import Source
-from shipworthy.data.block import BATCH_ROWS, MALFORMED_SCHEMA, Block
-from shipworthy.data.columnar import arrow_columns, parquet_columns, read_arrow, read_parquet
-from shipworthy.data.delimited import CHUNK_BYTES, LONGEST_HEADER, delimited_blocks, delimited_columns, read_delimited
-from shipworthy.data.delta import delta_batches, delta_columns, delta_digest, open_delta
-from shipworthy.data.dialect import TEXT_FORMATS, Dialect, cleared, declared, find_format
-from shipworthy.data.encodings import recoded
-from shipworthy.data.files import (
+from shipworthy.data.names import identifiers
+from shipworthy.data.sources.block import BATCH_ROWS, MALFORMED_SCHEMA, Block
+from shipworthy.data.sources.columnar import arrow_columns, parquet_columns, read_arrow, read_parquet
+from shipworthy.data.sources.delimited import (
+    CHUNK_BYTES,
+    LONGEST_HEADER,
+    delimited_blocks,
+    delimited_columns,
+    read_delimited,
+)
+from shipworthy.data.sources.delta import delta_batches, delta_columns, delta_digest, open_delta
+from shipworthy.data.sources.dialect import TEXT_FORMATS, Dialect, cleared, declared, find_format
+from shipworthy.data.sources.encodings import recoded
+from shipworthy.data.sources.files import (
     HEAD_BYTES,
     SHOWN_CHARACTERS,
     changed,
@@ -31,8 +38,7 @@ from shipworthy.data.files import (
     shown,
     unpack,
 )
-from shipworthy.data.json_lines import json_blocks, read_json_lines
-from shipworthy.data.names import identifiers
+from shipworthy.data.sources.json_lines import json_blocks, read_json_lines
 from shipworthy.kernel.errors import SourceError
 
 PLACES: dict[str, type[pl.DataType]] = {"file": pl.String, "line": pl.Int64}
@@ -285,7 +291,7 @@ def _parsed(kind: str, raw: bytes, path: Path, dialect: Dialect) -> Block:
         case "arrow":
             return Block.whole(read_arrow(content, path))
         case "excel":
-            from shipworthy.data.excel import read_excel  # loaded for those who have one
+            from shipworthy.data.sources.excel import read_excel  # loaded for those who have one
 
             block = read_excel(content, path, dialect.sheet)
             return replace(block, frame=cleared(block.frame, dialect.nulls))

@@ -27,8 +27,8 @@ from pamqp.commands import Basic
 from yarl import URL
 
 from shipworthy.kernel.errors import AccessError, ConflictError, NotFoundError, ShipworthyError, UnavailableError
-from shipworthy.serving.consumer import Message, Reply
-from shipworthy.serving.consumer_settings import ConsumerSettings, place_of
+from shipworthy.serving.messages.consumer import Message, Reply
+from shipworthy.serving.messages.settings import ConsumerSettings, place_of
 
 OPEN_S = 20.0  # for a connection and its queues
 CLOSE_S = 2.0

@@ -13,10 +13,10 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import S3Store
 
 from shipworthy.contract.types import ObjectStore
-from shipworthy.data.address import Address, fill
-from shipworthy.data.attempts import Deadline
-from shipworthy.data.downloads import Download, Downloads, judge_size, size_in_words
-from shipworthy.data.http import suffix_of
+from shipworthy.data.sources.address import Address, fill
+from shipworthy.data.sources.attempts import Deadline
+from shipworthy.data.sources.downloads import Download, Downloads, judge_size, size_in_words
+from shipworthy.data.sources.http import suffix_of
 from shipworthy.kernel.errors import DeadlineError, SourceError, UnavailableError, UsageError
 
 if TYPE_CHECKING:

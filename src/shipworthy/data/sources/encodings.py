@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shipworthy.contract.types import Encoding
-from shipworthy.data.files import SHOWN_CHARACTERS, pieces
+from shipworthy.data.sources.files import SHOWN_CHARACTERS, pieces
 from shipworthy.kernel.errors import SourceError
 
 CHUNK_BYTES = 16 * 2**20  # bounds the memory at a few times this

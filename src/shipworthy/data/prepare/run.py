@@ -15,11 +15,11 @@ import polars as pl
 
 from shipworthy.contract.steps import column_kinds, step_scopes
 from shipworthy.contract.types import Contract, Step
-from shipworthy.data.point_in_time import Proof, prove
-from shipworthy.data.prepare_child import FAILURE, JOB, RESULT, SOURCES
-from shipworthy.data.sources import PLACED_SCHEMA, PLACES, SourceRead
-from shipworthy.data.step_counts import StepCount, count_declared, count_made
-from shipworthy.data.steps import Stepped, contract_columns, take_step
+from shipworthy.data.prepare.child import FAILURE, JOB, RESULT, SOURCES
+from shipworthy.data.prepare.counts import StepCount, count_declared, count_made
+from shipworthy.data.prepare.point_in_time import Proof, prove
+from shipworthy.data.prepare.steps import Stepped, contract_columns, take_step
+from shipworthy.data.sources.read import PLACED_SCHEMA, PLACES, SourceRead
 from shipworthy.engines.local import run_process
 from shipworthy.kernel.errors import DataError, StorageError
 
@@ -200,7 +200,7 @@ def _call(entry: str, tables: Tables, kitchen: Kitchen) -> pl.DataFrame:
         raise StorageError(f"{work} cannot be written ({error.strerror}); make room, then run this again") from None
     log = work / "prepare.log"
     finished = run_process(
-        [sys.executable, "-P", "-m", "shipworthy.data.prepare_child", str(work.resolve())],
+        [sys.executable, "-P", "-m", "shipworthy.data.prepare.child", str(work.resolve())],
         cwd=path.parent,
         env={**kitchen.environment, "PYTHONDONTWRITEBYTECODE": "1"},
         timeout_s=LONGEST_S,

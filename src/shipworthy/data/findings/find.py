@@ -13,9 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shipworthy.contract.types import Contract, Kind
-from shipworthy.data.contamination import find_contamination
-from shipworthy.data.leaks import SAMPLE_ROWS, find_suspects, find_tellers
-from shipworthy.data.noise import estimate_noise
+from shipworthy.data.findings.contamination import find_contamination
+from shipworthy.data.findings.leaks import SAMPLE_ROWS, find_suspects, find_tellers
+from shipworthy.data.findings.noise import estimate_noise
 from shipworthy.data.split import Split
 from shipworthy.data.values import EXACT_WHOLE
 from shipworthy.kernel.digest import Json

@@ -14,8 +14,8 @@ from urllib.parse import quote
 import polars as pl
 import sqlalchemy as sa
 
-from shipworthy.data.attempts import Deadline
-from shipworthy.data.block import Block
+from shipworthy.data.sources.attempts import Deadline
+from shipworthy.data.sources.block import Block
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import (
     ConflictError,

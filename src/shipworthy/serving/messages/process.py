@@ -1,6 +1,6 @@
 """The process of a consumer: takes messages from a broker until told to stop, and finds the broker when it was lost.
 
-`python -m shipworthy.serving.consumer_process --settings JSON` starts it and prints one JSON line once messages come.
+`python -m shipworthy.serving.messages.process --settings JSON` starts it and prints one JSON line once messages come.
 """
 
 import argparse
@@ -26,29 +26,29 @@ from shipworthy.records.disk import Disk
 from shipworthy.records.spool import open_spool
 from shipworthy.records.write import SegmentWriter
 from shipworthy.security.vault import DATA_KEYS, Vault
-from shipworthy.serving.consumer import Consumer, Reply
-from shipworthy.serving.consumer_settings import (
+from shipworthy.serving.counters import Counters, render_metrics
+from shipworthy.serving.earlier import EarlierAnswers, recall
+from shipworthy.serving.lane import Lane
+from shipworthy.serving.live import LiveState, Signature, keep_good, read_signature, start_live
+from shipworthy.serving.messages.consumer import Consumer, Reply
+from shipworthy.serving.messages.counters import MessageCounters, render_message_metrics
+from shipworthy.serving.messages.metrics_port import MetricsPort
+from shipworthy.serving.messages.settings import (
     ConsumerSettings,
     check_consumer_settings,
     is_in_the_clear,
     place_of,
     resolve_url,
 )
-from shipworthy.serving.counters import Counters, render_metrics
-from shipworthy.serving.earlier import EarlierAnswers, recall
-from shipworthy.serving.lane import Lane
-from shipworthy.serving.live import LiveState, Signature, keep_good, read_signature, start_live
-from shipworthy.serving.message_counters import MessageCounters, render_message_metrics
-from shipworthy.serving.metrics_port import MetricsPort
+from shipworthy.serving.messages.suspects import Suspects
 from shipworthy.serving.path import PathSettings, PredictionPath
 from shipworthy.serving.records_watch import RecordsWatch
 from shipworthy.serving.runtimes.load import load_runtime
 from shipworthy.serving.runtimes.runtime import Runtime
-from shipworthy.serving.suspects import Suspects
 from shipworthy.serving.watch import GOOD, REFUSED, require_spool, watch_live
 
 if TYPE_CHECKING:  # it takes the extra `amqp`
-    from shipworthy.serving.amqp import Delivery, Link
+    from shipworthy.serving.messages.amqp import Delivery, Link
 
 WORKER = "consume"  # who writes the records
 SUSPECTS = ".consume-running"  # below records/ENV: ids that are being run
@@ -196,7 +196,7 @@ class _Process:
 
     async def _consume(self) -> None:
         """Connect, take messages, and connect again when the broker is lost; what is wrong the first time is raised."""
-        from shipworthy.serving.amqp import open_link
+        from shipworthy.serving.messages.amqp import open_link
 
         pause = FIRST_PAUSE_S
         while not self._is_stopping:
@@ -354,7 +354,7 @@ def main(make_runtime: Callable[[VerifiedPayload], Runtime] = load_runtime, disk
         make_runtime: loads a model.
         disk: where records are written; None: this machine's.
     """
-    parser = argparse.ArgumentParser(prog="python -m shipworthy.serving.consumer_process")
+    parser = argparse.ArgumentParser(prog="python -m shipworthy.serving.messages.process")
     parser.add_argument("--settings", required=True, help="ConsumerSettings as JSON")
     parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
     arguments = parser.parse_args()

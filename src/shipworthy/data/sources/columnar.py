@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from shipworthy.data.files import first_line, read_head
+from shipworthy.data.sources.files import first_line, read_head
 from shipworthy.kernel.errors import SourceError
 
 _STREAM = b"\xff\xff\xff\xff"  # begins an Arrow stream; a file begins with ARROW1

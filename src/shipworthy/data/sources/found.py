@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shipworthy.data.sources import SourceRead
+    from shipworthy.data.sources.read import SourceRead
 
 
 @dataclass(frozen=True, slots=True)

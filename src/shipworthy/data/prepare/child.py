@@ -1,4 +1,4 @@
-"""The process that runs the user's `prepare` function: `python -m shipworthy.data.prepare_child WORK`.
+"""The process that runs the user's `prepare` function: `python -m shipworthy.data.prepare.child WORK`.
 
 It hands the function the folder's tables as lazy frames over memory-mapped files, and writes the one frame back.
 """

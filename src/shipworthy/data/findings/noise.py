@@ -10,7 +10,7 @@ import polars as pl
 
 from shipworthy.contract.types import Contract
 from shipworthy.data.columns import encode, target_array
-from shipworthy.data.leaks import out_of_fold
+from shipworthy.data.findings.leaks import out_of_fold
 from shipworthy.stats.intervals import wilson_interval
 
 SAMPLE_ROWS = 5_000  # two seconds

@@ -10,16 +10,16 @@ from typing import Any
 import polars as pl
 
 from shipworthy.contract.types import Source
-from shipworthy.data import http, objects
-from shipworthy.data.address import Address, find_address
-from shipworthy.data.attempts import Deadline
-from shipworthy.data.databases import Query, concat_exactly, query_columns, read_query
-from shipworthy.data.downloads import Download, Downloads, judge_copy
-from shipworthy.data.found import Found, Kept
-from shipworthy.data.incremental import Shelf, Watermark, advance
 from shipworthy.data.names import identifiers
 from shipworthy.data.snapshot import content_digest
-from shipworthy.data.sources import SourceRead, read_source
+from shipworthy.data.sources import http, objects
+from shipworthy.data.sources.address import Address, find_address
+from shipworthy.data.sources.attempts import Deadline
+from shipworthy.data.sources.databases import Query, concat_exactly, query_columns, read_query
+from shipworthy.data.sources.downloads import Download, Downloads, judge_copy
+from shipworthy.data.sources.found import Found, Kept
+from shipworthy.data.sources.incremental import Shelf, Watermark, advance
+from shipworthy.data.sources.read import SourceRead, read_source
 from shipworthy.kernel.digest import digest_json
 from shipworthy.kernel.errors import SourceError, UsageError
 

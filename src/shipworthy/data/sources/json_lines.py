@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from shipworthy.data.block import Block
-from shipworthy.data.encodings import judge_utf8
-from shipworthy.data.files import first_line, shown
+from shipworthy.data.sources.block import Block
+from shipworthy.data.sources.encodings import judge_utf8
+from shipworthy.data.sources.files import first_line, shown
 from shipworthy.kernel.errors import SourceError
 
 
