@@ -59,7 +59,7 @@ def test_the_table_the_server_and_the_scorer_accept_the_same_texts(pattern: str)
     in_table = [number not in quarantined for number in range(1, len(rows) + 1)]
     decoder = RequestDecoder(schema)
     assert in_table == [accepts(decoder, code, tag) for code, tag in rows]
-    assert in_table == judge_rows(schema, plan_requests(schema, frame), frame).plain.tolist()
+    assert in_table == judge_rows(decoder, plan_requests(schema, frame), frame).plain.tolist()
     assert 10 < sum(in_table) < len(rows) - 10
 
 

@@ -47,6 +47,7 @@ def compile_row(expression: Expression) -> Callable[[Row], Value | None]:
     The row's values have the types of their columns (a missing one is None or absent); rows are validated
     before they come here.
 
+    >>> from shipworthy.contract.expression_parser import parse_expression
     >>> ratio = compile_row(parse_expression("debt / income", {"debt": "float", "income": "float"}))
     >>> ratio({"debt": 1, "income": 4}), ratio({"debt": 1, "income": 0}), ratio({"debt": 1})
     (0.25, None, None)

@@ -1,7 +1,6 @@
 """LightGBM for the findings: boosted trees alone, without what its estimators for other libraries would load."""
 
 import functools
-import importlib
 import sys
 from types import ModuleType
 
@@ -14,11 +13,13 @@ def load_lightgbm() -> ModuleType:
 
     Where a process has loaded it, or what it would load, that is used.
     """
-    if any(name in sys.modules for name in ("lightgbm", *_UNNEEDED)):
-        return importlib.import_module("lightgbm")
-    sys.modules.update(dict.fromkeys(_UNNEEDED))  # type: ignore[arg-type]  # None: not to be found
+    is_loaded = any(name in sys.modules for name in ("lightgbm", *_UNNEEDED))
+    if not is_loaded:
+        sys.modules.update(dict.fromkeys(_UNNEEDED))  # type: ignore[arg-type]  # None: not to be found
     try:
-        return importlib.import_module("lightgbm")
+        import lightgbm
     finally:
-        for name in [name for name in sys.modules if name in _UNNEEDED or name.partition(".")[0] == "lightgbm"]:
-            del sys.modules[name]
+        if not is_loaded:
+            for name in [name for name in sys.modules if name in _UNNEEDED or name.partition(".")[0] == "lightgbm"]:
+                del sys.modules[name]
+    return lightgbm
