@@ -112,7 +112,7 @@ REFUSED = {
     "unknown key": (request("N9"), "inputs.seats", "a row of the lookup planes for this tail", '"N9"'),
     "another text": (request("1"), "inputs.seats", "a row of the lookup planes for this tail", '"1"'),
     "no value": (request("N2"), "inputs.seats", "a row of the lookup planes for this tail that has the value", '"N2"'),
-    "sent all the same": (request(seats=10), "inputs.seats", "no such field", None),
+    "sent all the same": (request(seats=10), "inputs.seats", "no such field: the server looks it up", None),
     "no key": (request(None), "inputs.tail", "text of up to 10000 characters", "null"),
     "a number as key": (request(1), "inputs.tail", "text of up to 10000 characters", "1"),
 }

@@ -393,7 +393,7 @@ class RequestDecoder:
             yield FieldProblem("id", f"text of 1 to {MAX_ID} characters", show(key))
         if not isinstance(item.get("reasons", False), bool):
             yield FieldProblem("reasons", "true or false", show(item["reasons"]))
-        yield from _problems_of(item.get("inputs", UNSET), "inputs", self._asked)
+        yield from _problems_of(item.get("inputs", UNSET), "inputs", self._asked, self._features)
         if item.get("context") is not None or any(field.required for field in self.schema.context):
             yield from _problems_of(item.get("context", UNSET), "context", self.schema.context)
 
@@ -505,16 +505,21 @@ def _repeated(item: Any, prefix: str) -> Iterator[FieldProblem]:
 
 
 def _problems_of(
-    item: Any, where: str, fields: Sequence[FeatureField] | Sequence[ContextField]
+    item: Any,
+    where: str,
+    fields: Sequence[FeatureField] | Sequence[ContextField],
+    every: Sequence[FeatureField] = (),
 ) -> Iterator[FieldProblem]:
+    """What is wrong with the values that a caller sends for `fields`; others of `every` the server has itself."""
     if not isinstance(item, dict):
         yield FieldProblem(where, "an object of named values", show(item))
         return
     yield from _repeated(item, f"{where}.")
-    known = {field.name for field in fields}
+    known, own = {field.name for field in fields}, {field.name for field in every}
     for name in item:
         if name not in known:
-            yield FieldProblem(f"{where}.{name}"[: MAX_SHOWN + len(where)], "no such field")
+            expected = "no such field: the server looks it up" if name in own else "no such field"
+            yield FieldProblem(f"{where}.{name}"[: MAX_SHOWN + len(where)], expected)
     for field in fields:
         value = item.get(field.name, UNSET)
         if not _fits(field, value):
