@@ -197,3 +197,14 @@ def test_the_heads_that_are_kept_are_bounded() -> None:
         connection.data_received(request(path=b"/%d" % number))
         assert len(heads) <= MAX_HEADS
     assert heads.find(request(path=b"/%d" % (3 * MAX_HEADS - 1))) is not None
+
+
+def test_what_was_known_is_forgotten_and_learnt_anew() -> None:
+    heads = Heads()
+    connection = Echo(heads).connect()
+    connection.data_received(request())
+    heads.forget()
+    assert len(heads) == 0
+    assert heads.find(request()) is None
+    connection.data_received(request())
+    assert heads.find(request()) is not None

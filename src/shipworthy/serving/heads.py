@@ -37,6 +37,10 @@ class Heads:
         head = self._known.get(data[: data.find(END) + _END_BYTES])
         return None if head is None or len(data) != head.size_bytes + head.body_bytes else head
 
+    def forget(self) -> None:
+        """Know none: heads hold tokens, and some of those may have been revoked."""
+        self._known.clear()
+
     def learn(self, data: bytes, method: bytes, path: bytes, headers: dict[bytes, bytes]) -> None:
         """Keep the head of a request.
 

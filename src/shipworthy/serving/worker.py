@@ -113,6 +113,7 @@ class Worker:
         self.state = state
         self.refused = None
         self.gate.replace(state.deployment.system, state.tokens.values())
+        self.heads.forget()
         self._path.admission.expect(max(servable.pace.row_s for servable in state.servables))
         self._path.let_stand_in(state.stand_ins)
         self._routes = self._make_routes(state)
