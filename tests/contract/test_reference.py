@@ -5,7 +5,8 @@ from pathlib import Path
 from shipworthy.contract import expressions
 from shipworthy.contract.outline import inner, keys_of, section_of
 from shipworthy.contract.reference import reference_markdown
-from shipworthy.contract.types import Contract, Section
+from shipworthy.contract.sections import Section
+from shipworthy.contract.types import Contract
 
 PAGE = Path(__file__).parents[2] / "docs" / "contract.md"
 

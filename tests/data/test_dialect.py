@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
+from shipworthy.contract.data_section import Source
 from shipworthy.contract.parse import parse_contract
-from shipworthy.contract.types import Source
 from shipworthy.data.detection import detect_dialect
 from shipworthy.data.numerals import Numerals
 from shipworthy.data.sources.dialect import Dialect, declared, number_columns

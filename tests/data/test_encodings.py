@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipworthy.contract.types import Encoding, Source
+from shipworthy.contract.data_section import Encoding, Source
 from shipworthy.data.detection import detect_dialect
 from shipworthy.data.sources.dialect import Dialect
 from shipworthy.data.sources.encodings import detect_encoding, recoded

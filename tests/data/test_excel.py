@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import xlsxwriter
 
-from shipworthy.contract.types import Source
+from shipworthy.contract.data_section import Source
 from shipworthy.data.sources.dialect import Dialect
 from shipworthy.data.sources.read import read_columns, read_file, read_source
 from shipworthy.data.tables import open_table

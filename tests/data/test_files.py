@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from shipworthy.contract.types import Source
+from shipworthy.contract.data_section import Source
 from shipworthy.data.sources.files import digest_file, digest_files, find_files, pieces, read_bytes
 from shipworthy.data.sources.read import read_columns, read_file, read_source, stream_file
 from shipworthy.data.tables import open_table

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from shipworthy.contract.types import FalseAlarms
+from shipworthy.contract.data_section import FalseAlarms
 from shipworthy.data.health import Judgement, Observation, judge_batch_history, judge_silence
 from shipworthy.data.profile import profile_frame, profile_json
 from shipworthy.stats.history import MAX_HISTORY, MIN_HISTORY

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shipworthy.contract.types import Source
+from shipworthy.contract.data_section import Source
 from shipworthy.data.sources.address import find_address
 from shipworthy.data.sources.attempts import Deadline
 from shipworthy.data.sources.downloads import Download, Downloads

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipworthy.contract.types import Source
+from shipworthy.contract.data_section import Source
 from shipworthy.data.sources.attempts import Deadline
 from shipworthy.data.sources.databases import Query, Since, concat_exactly, query_columns, read_query
 from shipworthy.data.sources.downloads import Downloads

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipworthy.contract.types import ObjectStore, Source
+from shipworthy.contract.data_section import ObjectStore, Source
 from shipworthy.data.sources.address import find_address
 from shipworthy.data.sources.attempts import Deadline
 from shipworthy.data.sources.downloads import Downloads

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipworthy.contract.types import Source
+from shipworthy.contract.data_section import Source
 from shipworthy.data.names import identifier
 from shipworthy.data.sources.read import read_columns, read_file, read_source
 from shipworthy.kernel.digest import digest_bytes

@@ -210,7 +210,7 @@ def test_dates_that_read_both_ways_are_refused(tmp_path: Path) -> None:
 
 @given(st.lists(st.sampled_from(["1", "2", "-7", "", "x", "1e3", "001", "NaN"]), min_size=1, max_size=30))
 def test_every_row_stays_is_dropped_or_is_in_quarantine(values: list[str]) -> None:
-    from shipworthy.contract.types import Step
+    from shipworthy.contract.data_section import Step
     from shipworthy.data.prepare.steps import take_step
 
     frame = pl.DataFrame({"x": values, "at": range(len(values))})

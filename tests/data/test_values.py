@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipworthy.contract.types import Column
+from shipworthy.contract.columns import Column
 from shipworthy.data.values import cleaned, read_columns, typed
 
 TEXTS = ["1", " 1", "1 ", "001", "+5", "-0", "1.0", "1.5", "1e3", "1e400", "inf", "-inf", "nan", "NaN", "NA", "", " ", "None"]  # fmt: skip  # noqa: E501

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shipworthy.contract.types import Budget
+from shipworthy.contract.gates_section import Budget
 from shipworthy.gates.budget import judge_budget, judge_p99
 from shipworthy.gates.evidence import BudgetMeasurement
 from tests.conftest import Seen

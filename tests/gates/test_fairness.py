@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shipworthy.contract.types import FairnessLimits
+from shipworthy.contract.gates_section import FairnessLimits
 from shipworthy.gates.fairness import Comparison, judge_fairness, judge_groups
 from tests.conftest import Seen
 

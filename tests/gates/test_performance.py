@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shipworthy.contract.types import METRICS, ChampionLimit, MetricLimit
+from shipworthy.contract.gates_section import ChampionLimit, MetricLimit
+from shipworthy.contract.sections import METRICS
 from shipworthy.gates.evidence import Champion, Evidence
 from shipworthy.gates.performance import (
     judge_champion,

@@ -2,6 +2,9 @@
 JSON Schema, and the expressions it may contain. Pure: text in, values out."""
 
 __all__ = [
+    "columns",
+    "data_section",
+    "draft",
     "expression_functions",
     "expression_nodes",
     "expression_parser",
@@ -9,6 +12,7 @@ __all__ = [
     "expression_text",
     "expression_tokens",
     "expressions",
+    "gates_section",
     "lookups",
     "nodes",
     "outline",
@@ -17,7 +21,12 @@ __all__ = [
     "quantities",
     "reference",
     "schema",
+    "sections",
     "sense",
+    "sense_columns",
+    "sense_data",
+    "sense_gates",
+    "sense_model",
     "spelling",
     "steps",
     "types",

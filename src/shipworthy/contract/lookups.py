@@ -4,9 +4,11 @@ import zoneinfo
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from shipworthy.contract.columns import Column, ContextColumn, Feature
+from shipworthy.contract.data_section import Data
 from shipworthy.contract.expressions import did_you_mean
 from shipworthy.contract.nodes import Path
-from shipworthy.contract.types import Column, ContextColumn, Contract, Data, Feature
+from shipworthy.contract.types import Contract
 
 KEY_TYPES = ("text", "int", "category")  # of which one value is written in one way
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic.fields import FieldInfo
 
+from shipworthy.contract.gates_section import Slices
 from shipworthy.contract.quantities import (
     Money,
     format_duration,
@@ -19,7 +20,8 @@ from shipworthy.contract.quantities import (
     parse_share,
     parse_size,
 )
-from shipworthy.contract.types import Section, Slices, Value
+from shipworthy.contract.sections import Section
+from shipworthy.contract.types import Value
 
 FREE: dict[type[Section], str] = {Value: "outcomes", Slices: "limits"}  # sections that also take the user's names
 

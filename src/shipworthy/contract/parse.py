@@ -8,11 +8,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from shipworthy.contract.draft import Draft
 from shipworthy.contract.expressions import did_you_mean
 from shipworthy.contract.nodes import Entry, Listing, Node, Path, Place, Scalar, Table, compose, dotted, plain, walk
 from shipworthy.contract.outline import FREE, inner, keys_of, section_of, wanted, whole
-from shipworthy.contract.sense import Draft, check_presence, check_sense
-from shipworthy.contract.types import RESERVED, VERSION, Contract, Section
+from shipworthy.contract.sections import Section
+from shipworthy.contract.sense import check_presence, check_sense
+from shipworthy.contract.types import RESERVED, VERSION, Contract
 from shipworthy.kernel.errors import ContractError, InternalError, Problem
 
 _MAX_SEEN = 60  # characters of a value that a message repeats

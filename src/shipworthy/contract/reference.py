@@ -15,7 +15,8 @@ from shipworthy.contract.expression_functions import SIGNATURES
 from shipworthy.contract.expression_nodes import DATE_PARTS, MAX_DEPTH, MAX_EXPONENT, MAX_LENGTH
 from shipworthy.contract.expression_text import MAX_TEXT
 from shipworthy.contract.outline import FREE, alternatives, as_written, keys_of, quantity, section_of, whole
-from shipworthy.contract.types import METRICS, RESERVED, Contract, Section
+from shipworthy.contract.sections import METRICS, Section
+from shipworthy.contract.types import RESERVED, Contract
 
 _PREAMBLE = """\
 # The contract

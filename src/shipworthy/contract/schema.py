@@ -3,7 +3,8 @@
 from typing import Any
 
 from shipworthy.contract.outline import FREE, as_written, keys_of, section_of, whole
-from shipworthy.contract.types import VERSION, Contract, Section
+from shipworthy.contract.sections import Section
+from shipworthy.contract.types import VERSION, Contract
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 IGNORED = "^x-"  # keys that are kept and ignored

@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from shipworthy.contract.data_section import Data, Step
+from shipworthy.contract.draft import Report
 from shipworthy.contract.expressions import Expression, Kind, did_you_mean, parse_expression
 from shipworthy.contract.nodes import Path
-from shipworthy.contract.types import ENTRY, Contract, Data, Step
+from shipworthy.contract.sections import ENTRY
+from shipworthy.contract.types import Contract
 from shipworthy.kernel.errors import ExpressionError
-
-if TYPE_CHECKING:
-    from shipworthy.contract.sense import Report
 
 KINDS: dict[str, Kind] = {"bool": "bool", "text": "text", "datetime": "datetime"}  # of what an expression gives
 ORDERED = ("int", "float", "datetime")  # kinds of which one value can be the latest
@@ -60,7 +59,7 @@ def step_scopes(steps: Sequence[Step], known: Mapping[str, Kind]) -> list[dict[s
     return scopes
 
 
-def check_prepare(data: Data, known: Mapping[str, Kind] | None, report: "Report") -> None:
+def check_prepare(data: Data, known: Mapping[str, Kind] | None, report: Report) -> None:
     """Report what of `prepare` contradicts itself or something else.
 
     Args:
@@ -94,19 +93,19 @@ def check_prepare(data: Data, known: Mapping[str, Kind] | None, report: "Report"
         tables.add(step.table or "")
 
 
-def _check_text(text: str, path: Path, report: "Report") -> None:
+def _check_text(text: str, path: Path, report: Report) -> None:
     if ENTRY.fullmatch(text):
         _check_inside(text, path, report)
     elif not _SQL.match(text):
         report(path, f"expected file.py:function or a SQL text (select …), not {text[:60]!r}")
 
 
-def _check_sql(text: str, path: Path, report: "Report") -> None:
+def _check_sql(text: str, path: Path, report: Report) -> None:
     if not _SQL.match(text):
         report(path, f"expected a SQL text (select …), not {text[:60]!r}")
 
 
-def _check_keys(step: Step, path: Path, report: "Report") -> None:
+def _check_keys(step: Step, path: Path, report: Report) -> None:
     verb = step.verbs[0]
     if step.latest is not None and verb != "distinct":
         report((*path, "latest"), f"latest goes with distinct, not with {verb}; remove it", at_key=True)
@@ -119,7 +118,7 @@ def _check_keys(step: Step, path: Path, report: "Report") -> None:
             report((*path, "distinct", number), f"{name!r} is listed twice; remove one")
 
 
-def _check_expressions(step: Step, path: Path, scope: Mapping[str, Kind], report: "Report") -> None:
+def _check_expressions(step: Step, path: Path, scope: Mapping[str, Kind], report: Report) -> None:
     if step.keep is not None:
         expression = _parsed(step.keep, scope, (*path, "keep"), report)
         if expression is not None and expression.kind != "bool":
@@ -137,7 +136,7 @@ def _check_expressions(step: Step, path: Path, scope: Mapping[str, Kind], report
         )
 
 
-def _parsed(text: str, scope: Mapping[str, Kind], path: Path, report: "Report") -> Expression | None:
+def _parsed(text: str, scope: Mapping[str, Kind], path: Path, report: Report) -> Expression | None:
     try:
         return parse_expression(text, scope)
     except ExpressionError as error:
@@ -150,7 +149,7 @@ def _parsed(text: str, scope: Mapping[str, Kind], path: Path, report: "Report") 
         return None
 
 
-def _check_inside(entry: str, path: Path, report: "Report") -> None:
+def _check_inside(entry: str, path: Path, report: Report) -> None:
     if entry.startswith(("/", "~")):
         report(path, f"{entry!r} is absolute; files are named relative to the project")
     elif ".." in entry.partition(":")[0].split("/"):

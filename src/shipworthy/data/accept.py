@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from shipworthy.contract.types import Contract, Growth
+from shipworthy.contract.sections import Growth
+from shipworthy.contract.types import Contract
 from shipworthy.data.validate import Validated
 from shipworthy.kernel.errors import DataError
 

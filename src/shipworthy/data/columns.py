@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from shipworthy.contract.columns import Derived, Feature
 from shipworthy.contract.expression_functions import SIGNATURES
 from shipworthy.contract.expression_nodes import (
     DATE_PARTS,
@@ -37,7 +38,7 @@ from shipworthy.contract.expression_nodes import (
 from shipworthy.contract.expression_rows import DAY_US, HOUR_US
 from shipworthy.contract.expression_text import MAX_TEXT, SPACES, lower, upper
 from shipworthy.contract.expressions import FLOAT32_MAX, VALUE_KINDS, Expression, Kind, parse_derived
-from shipworthy.contract.types import Contract, Derived, Feature
+from shipworthy.contract.types import Contract
 from shipworthy.kernel.errors import InternalError
 
 _COMPARE = {

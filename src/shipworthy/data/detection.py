@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from shipworthy.contract.types import Encoding, FileFormat
+from shipworthy.contract.data_section import Encoding, FileFormat
 from shipworthy.data.sources.delimited import detect_delimiter
 from shipworthy.data.sources.dialect import TEXT_FORMATS, Dialect, find_format
 from shipworthy.data.sources.encodings import detect_encoding, recoded

@@ -5,7 +5,8 @@ from typing import Literal
 
 import polars as pl
 
-from shipworthy.contract.types import Column, Kind, Task
+from shipworthy.contract.columns import Column
+from shipworthy.contract.sections import Kind, Task
 from shipworthy.data.values import cleaned, typed
 
 GIVES_AWAY = "gives the target away"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.contract.types import FalseAlarms
+from shipworthy.contract.data_section import FalseAlarms
 from shipworthy.kernel.digest import Json
 from shipworthy.stats.history import MAX_HISTORY, MIN_HISTORY, judge_next
 from shipworthy.stats.two_sample import alpha_per_test

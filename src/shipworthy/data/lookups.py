@@ -13,10 +13,12 @@ import polars as pl
 
 from shipworthy.bundle.format import LookupTable
 from shipworthy.bundle.verify import MAX_LOOKUPS_BYTES
+from shipworthy.contract.columns import Column, Feature
+from shipworthy.contract.data_section import Lookup
 from shipworthy.contract.expressions import FLOAT32_MAX, did_you_mean
 from shipworthy.contract.lookups import OWN_COLUMN, columns_of, main_sources
 from shipworthy.contract.patterns import Pattern
-from shipworthy.contract.types import Column, Contract, Feature, Lookup
+from shipworthy.contract.types import Contract
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.requests import MOMENT
 from shipworthy.data.sources.read import SourceRead

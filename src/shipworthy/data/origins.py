@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from shipworthy.contract.data_section import Source
 from shipworthy.contract.expressions import parse_expression
 from shipworthy.contract.lookups import main_sources, place_of
-from shipworthy.contract.types import Contract, Source
+from shipworthy.contract.types import Contract
 from shipworthy.data.columns import kinds
 from shipworthy.data.prepare.run import Prepared
 from shipworthy.data.sources.read import SourceRead

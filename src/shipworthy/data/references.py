@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from shipworthy.contract.columns import Column
+from shipworthy.contract.data_section import KeyRule
 from shipworthy.contract.expressions import did_you_mean
 from shipworthy.contract.quantities import format_share
-from shipworthy.contract.types import Column, Contract, KeyRule
+from shipworthy.contract.types import Contract
 from shipworthy.data.values import cleaned, typed
 from shipworthy.kernel.digest import Json
 from shipworthy.kernel.errors import DataError

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from shipworthy.bundle.format import ContextField, FeatureField, Schema
+from shipworthy.contract.columns import Column
 from shipworthy.contract.expressions import did_you_mean
-from shipworthy.contract.types import Column
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.values import cleaned, typed
 from shipworthy.kernel.errors import DataError, UsageError

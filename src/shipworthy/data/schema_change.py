@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import polars as pl
 
+from shipworthy.contract.columns import Column, Feature
 from shipworthy.contract.expressions import parse_expression
 from shipworthy.contract.lookups import needed_columns
-from shipworthy.contract.types import Column, Contract, Feature
+from shipworthy.contract.types import Contract
 from shipworthy.data.columns import kinds
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.values import cleaned, typed

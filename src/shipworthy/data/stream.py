@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import polars as pl
 
-from shipworthy.contract.types import Contract, Source
+from shipworthy.contract.data_section import Source
+from shipworthy.contract.types import Contract
 from shipworthy.data.names import identifiers
 from shipworthy.data.schema_change import (
     FITTING_SHARE,

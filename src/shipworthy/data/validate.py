@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from shipworthy.contract.columns import Column, ContextColumn, Feature
 from shipworthy.contract.expressions import FLOAT32_MAX, parse_expression
 from shipworthy.contract.patterns import Pattern
-from shipworthy.contract.types import Column, ContextColumn, Contract, Feature
+from shipworthy.contract.types import Contract
 from shipworthy.data.columns import derived_values, evaluate, is_outside, kinds, settled, zones
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.values import Read, read_columns

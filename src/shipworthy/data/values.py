@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from shipworthy.contract.columns import Column
 from shipworthy.contract.expressions import MISSING
-from shipworthy.contract.types import Column
 from shipworthy.data.datetimes import EARLIEST_YEAR, LATEST_YEAR, localise, parse_datetimes
 
 WORDS = {

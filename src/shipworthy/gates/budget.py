@@ -1,6 +1,6 @@
 """Gates on what serving takes: latency, memory, size and cost, as measured in the real server."""
 
-from shipworthy.contract.types import Budget
+from shipworthy.contract.gates_section import Budget
 from shipworthy.gates.evidence import BudgetMeasurement
 from shipworthy.gates.limit import Limit, insufficient, judge_limit, quantity
 from shipworthy.gates.verdict import Verdict

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.contract.types import Task
+from shipworthy.contract.sections import Task
 from shipworthy.kernel.digest import Json
 from shipworthy.kernel.errors import EvidenceError
 from shipworthy.stats.estimates import Answers

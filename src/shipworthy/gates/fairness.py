@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.contract.types import Contract, FairnessLimits
+from shipworthy.contract.gates_section import FairnessLimits
+from shipworthy.contract.types import Contract
 from shipworthy.gates.evidence import Evidence
 from shipworthy.gates.limit import Limit, Side, insufficient, judge_limit, not_applicable
 from shipworthy.gates.verdict import SEVERITY, Verdict

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.contract.types import LOSSES, ChampionLimit, Metric, MetricLimit
+from shipworthy.contract.gates_section import ChampionLimit, MetricLimit
+from shipworthy.contract.sections import LOSSES, Metric
 from shipworthy.gates.evidence import Evidence
 from shipworthy.gates.limit import MIN_ROWS, Limit, Side, decide, insufficient, judge_limit, percent, quantity
 from shipworthy.gates.verdict import Verdict, strictest

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shipworthy.bundle.format import Policy
-from shipworthy.contract.types import Contract, Derived, Feature
+from shipworthy.contract.columns import Derived, Feature
+from shipworthy.contract.types import Contract
 
 ABSENT = "not evidenced"
 HANDLINGS = {

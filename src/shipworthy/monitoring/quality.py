@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shipworthy.contract.types import LOSSES, Contract
+from shipworthy.contract.sections import LOSSES
+from shipworthy.contract.types import Contract
 from shipworthy.data.columns import class_codes
 from shipworthy.gates.limit import MIN_ROWS, Limit, Side, judge_limit, quantity
 from shipworthy.gates.performance import MIN_PER_CLASS, NAMES

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import msgspec
 import polars as pl
 
-from shipworthy.contract.types import Column, Contract
+from shipworthy.contract.columns import Column
+from shipworthy.contract.types import Contract
 from shipworthy.data.datetimes import parse_datetimes
 from shipworthy.kernel.digest import Json
 from shipworthy.records.format import Outcome

@@ -3,8 +3,10 @@
 from msgspec import UNSET
 
 from shipworthy.bundle.format import CheckField, ContextField, DerivedField, FeatureField, LookupField, Schema
+from shipworthy.contract.columns import ContextColumn, Derived, Feature
+from shipworthy.contract.data_section import Lookup
 from shipworthy.contract.lookups import place_of
-from shipworthy.contract.types import ContextColumn, Contract, Derived, Feature, Lookup
+from shipworthy.contract.types import Contract
 
 
 def compile_schema(contract: Contract) -> Schema:

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shipworthy.contract.data_section import Source
 from shipworthy.contract.expressions import did_you_mean
 from shipworthy.contract.lookups import OWN_COLUMN, main_sources, needed_columns
 from shipworthy.contract.parse import parse_contract
 from shipworthy.contract.steps import column_kinds, columns_read, step_scopes
-from shipworthy.contract.types import Contract, Source
+from shipworthy.contract.types import Contract
 from shipworthy.data.sources.attempts import run_together
 from shipworthy.kernel.errors import DataError, ShipworthyError, SourceError, TrainingError, UsageError
 from shipworthy.workflows.layout import CONTRACT_FILE, Project

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import polars as pl
 
+from shipworthy.contract.data_section import Source
 from shipworthy.contract.parse import parse_contract
-from shipworthy.contract.types import Contract, Source
+from shipworthy.contract.types import Contract
 from shipworthy.data.accept import judge_batch
 from shipworthy.data.detection import detect_dialect
 from shipworthy.data.findings.find import find_all

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from shipworthy.contract.types import Column, Contract, Target
+from shipworthy.contract.columns import Column, Target
+from shipworthy.contract.types import Contract
 from shipworthy.data.columns import is_outside
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.names import identifier

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from shipworthy.contract.data_section import Keep
 from shipworthy.contract.quantities import format_duration
-from shipworthy.contract.types import Keep
 from shipworthy.data.versions import merge_files, plan_removal, remove
 from shipworthy.ledger.events import Event
 from shipworthy.security.access import Principal

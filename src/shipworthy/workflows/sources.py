@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shipworthy.contract.data_section import Source
 from shipworthy.contract.quantities import format_duration
-from shipworthy.contract.types import Contract, Source
+from shipworthy.contract.types import Contract
 from shipworthy.data.sources.attempts import Deadline, Pace, keep_trying, run_together
 from shipworthy.data.sources.files import DELTA_LOG, digest_files, find_files
 from shipworthy.data.sources.found import Found, Kept

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shipworthy.contract.types import Source, Task
+from shipworthy.contract.data_section import Source
+from shipworthy.contract.sections import Task
 from shipworthy.data.guesses import Guess, Inference
 
 WIDTH = 110  # columns of a line of the contract; longer lists are wrapped

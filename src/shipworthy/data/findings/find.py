@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shipworthy.contract.types import Contract, Kind
+from shipworthy.contract.sections import Kind
+from shipworthy.contract.types import Contract
 from shipworthy.data.findings.contamination import find_contamination
 from shipworthy.data.findings.leaks import SAMPLE_ROWS, find_suspects, find_tellers
 from shipworthy.data.findings.noise import estimate_noise

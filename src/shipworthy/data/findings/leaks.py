@@ -22,7 +22,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shipworthy.contract.types import Column, Kind
+from shipworthy.contract.columns import Column
+from shipworthy.contract.sections import Kind
 from shipworthy.data.findings.boosting import load_lightgbm
 from shipworthy.data.values import cleaned, typed
 

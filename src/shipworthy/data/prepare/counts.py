@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from shipworthy.contract.types import Step, StepVerb
+from shipworthy.contract.data_section import Step, StepVerb
 from shipworthy.data.prepare.steps import Stepped
 
 _Pairs = tuple[pl.Series, pl.Series]  # places of the same row in two tables

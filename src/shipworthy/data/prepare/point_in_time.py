@@ -13,7 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from shipworthy.contract.types import Column, Contract, Source
+from shipworthy.contract.columns import Column
+from shipworthy.contract.data_section import Source
+from shipworthy.contract.types import Contract
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.values import cleaned, typed
 from shipworthy.kernel.errors import DataError

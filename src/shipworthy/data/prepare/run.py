@@ -13,8 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
+from shipworthy.contract.data_section import Step
 from shipworthy.contract.steps import column_kinds, step_scopes
-from shipworthy.contract.types import Contract, Step
+from shipworthy.contract.types import Contract
 from shipworthy.data.prepare.child import FAILURE, JOB, RESULT, SOURCES
 from shipworthy.data.prepare.counts import StepCount, count_declared, count_made
 from shipworthy.data.prepare.point_in_time import Proof, prove

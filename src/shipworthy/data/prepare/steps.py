@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from shipworthy.contract.columns import Column
+from shipworthy.contract.data_section import Step
 from shipworthy.contract.expressions import VALUE_KINDS, Kind, parse_expression
 from shipworthy.contract.steps import kind_of
-from shipworthy.contract.types import Column, Contract, Step
+from shipworthy.contract.types import Contract
 from shipworthy.data.columns import evaluate
 from shipworthy.data.datetimes import detect_format
 from shipworthy.data.values import EXACT_WHOLE, read_columns

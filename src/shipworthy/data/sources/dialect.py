@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from shipworthy.contract.data_section import Encoding, FileFormat, Source
 from shipworthy.contract.lookups import place_of
-from shipworthy.contract.types import Contract, Encoding, FileFormat, Source
+from shipworthy.contract.types import Contract
 from shipworthy.data.numerals import PLAIN, Numerals
 from shipworthy.data.sources.files import DELTA_LOG, read_head, suffix
 from shipworthy.kernel.errors import SourceError

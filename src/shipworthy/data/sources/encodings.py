@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from shipworthy.contract.types import Encoding
+from shipworthy.contract.data_section import Encoding
 from shipworthy.data.sources.files import SHOWN_CHARACTERS, pieces
 from shipworthy.kernel.errors import SourceError
 

@@ -12,7 +12,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
-from shipworthy.contract.types import ObjectStore
+from shipworthy.contract.data_section import ObjectStore
 from shipworthy.data.sources.address import Address, fill
 from shipworthy.data.sources.attempts import Deadline
 from shipworthy.data.sources.downloads import Download, Downloads, judge_size, size_in_words

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from shipworthy.contract.types import Source
+from shipworthy.contract.data_section import Source
 from shipworthy.data.names import identifiers
 from shipworthy.data.sources.block import BATCH_ROWS, MALFORMED_SCHEMA, Block
 from shipworthy.data.sources.columnar import arrow_columns, parquet_columns, read_arrow, read_parquet

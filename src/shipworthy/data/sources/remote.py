@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from shipworthy.contract.types import Source
+from shipworthy.contract.data_section import Source
 from shipworthy.data.names import identifiers
 from shipworthy.data.snapshot import content_digest
 from shipworthy.data.sources import http, objects
