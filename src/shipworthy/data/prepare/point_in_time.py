@@ -25,7 +25,7 @@ NEAR = 0.05  # of the rows lie so far from there at most
 TOLERANCE = 1e-9  # relative; sums of a million float64 in another order differ by less
 OF_SCALE = 1e-12  # of a column's largest value: what is left where large numbers cancel
 SHOWN_COLUMNS = 5  # of those that see the future, in a refusal
-GUIDE = "data.md#no-feature-sees-the-future"
+GUIDE = "docs/data.md#no-feature-sees-the-future"
 
 Tables = Mapping[str, pl.DataFrame]
 
